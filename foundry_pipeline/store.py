@@ -1,0 +1,414 @@
+"""Where tables live: the warehouse, a local folder or an object store.
+
+A file is written whole or not at all. Several tables of one slice are committed together on a local disk: a redo log
+makes them all old or all new, whenever the process is killed. Every commit leaves a record with the sha256 of each
+file beside the tables' folders, where no reader of Parquet looks.
+
+Source of the commit rules: plain renames of several files are not a commit; Parquet without page checksums does not
+notice bit rot; readers' globs also take temporary files that lie in a table's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from foundry_pipeline.errors import StorageError
+from foundry_pipeline.tables import DATA_ROWS, TABLES, TableSpec
+
+ROW_GROUP_ROWS = 65_536
+RECORDS = "_commits"
+STAGING = "_staging"
+
+Write = Callable[[pq.ParquetWriter], None]
+"""Fills one file: called with an open writer, in bounded pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One committed file: rows, bytes and the sha256 of its content, hexadecimal."""
+
+    path: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+class Store:
+    """The tables under one root. `owner` is the dataset for `data_rows`, the run for every other table."""
+
+    def __init__(self, root: str | Path) -> None:
+        """`root` is a local path, or a URL that pyarrow's file systems know (s3://, gs://, abfs://)."""
+        self.local = "://" not in str(root)
+        self.root = str(Path(root).absolute()) if self.local else str(root).rstrip("/")
+        self._fs: pafs.FileSystem = pafs.LocalFileSystem()
+        self._base = self.root
+        if not self.local:
+            self._fs, self._base = pafs.FileSystem.from_uri(_pyarrow_url(self.root))
+
+    def path(self, spec: TableSpec, owner: str, slice_key: str) -> str:
+        """Where a slice's file is, in the store's own spelling."""
+        return f"{self._base}/{_folder(spec, owner)}/{slice_key}.parquet"
+
+    def uri(self, spec: TableSpec, owner: str) -> str:
+        """The folder of a table's slices, as a person would open it."""
+        return f"{self.root}/{_folder(spec, owner)}"
+
+    def slices(self, spec: TableSpec, owner: str) -> list[str]:
+        """Keys of the slices that have a file, sorted."""
+        return sorted(
+            name.removesuffix(".parquet") for name in self._names(_folder(spec, owner)) if name.endswith(".parquet")
+        )
+
+    def open(self, spec: TableSpec, owner: str, slice_key: str) -> pq.ParquetFile | None:
+        """The slice's file with checksums verified on reading, or None where there is none."""
+        path = self.path(spec, owner, slice_key)
+        if self._fs.get_file_info(path).type != pafs.FileType.File:
+            return None
+        try:
+            return pq.ParquetFile(self._fs.open_input_file(path), page_checksum_verification=True)
+        except (OSError, pa.ArrowInvalid) as err:
+            raise StorageError(f"{path}: not a readable Parquet file: {err}") from err
+
+    def read(self, spec: TableSpec, owner: str, slice_key: str, columns: list[str] | None = None) -> pa.Table | None:
+        """The slice's table in its declared schema, or None. Raises StorageError where the file is damaged."""
+        file = self.open(spec, owner, slice_key)
+        if file is None:
+            return None
+        with file:
+            try:
+                return file.read(columns=columns)
+            except (OSError, pa.ArrowException) as err:
+                raise StorageError(f"{self.path(spec, owner, slice_key)}: damaged: {err}") from err
+
+    def read_all(self, spec: TableSpec, owner: str, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        """Slice by slice, in order of their keys: (slice key, table)."""
+        for slice_key in self.slices(spec, owner):
+            table = self.read(spec, owner, slice_key, columns)
+            if table is not None:
+                yield slice_key, table
+
+    def commit(
+        self,
+        owner: str,
+        slice_key: str,
+        tables: Mapping[str, pa.Table | Write],
+        about: Mapping[str, object] | None = None,
+    ) -> dict[str, Written]:
+        """Write the slice's files, keyed by table name, together; give back what was written.
+
+        A value is a table, or a function that fills an open writer piece by piece. `about` goes into the commit
+        record. Raises StorageError where the disk refuses; the older files then stay as they were.
+        """
+        try:
+            if self.local:
+                return self._commit_local(owner, slice_key, tables, about or {})
+            return self._commit_remote(owner, slice_key, tables, about or {})
+        except OSError as err:
+            raise StorageError(
+                f"cannot write slice {slice_key} of {owner} under {self.root}: {err.strerror or err}; "
+                "the older tables stay as they were"
+            ) from err
+
+    def record(self, owner: str, slice_key: str, table: str) -> dict[str, Any] | None:
+        """The commit record that `table` of this slice was last written by, or None."""
+        path = f"{self._base}/{_record_name(owner, slice_key, table)}"
+        if self._fs.get_file_info(path).type != pafs.FileType.File:
+            return None
+        with self._fs.open_input_stream(path) as stream:
+            found: dict[str, Any] = json.loads(stream.read())
+        return found
+
+    def remove(self, spec: TableSpec, owner: str, slice_key: str) -> None:
+        """Take a slice's file away; fine where there is none."""
+        path = self.path(spec, owner, slice_key)
+        if self._fs.get_file_info(path).type == pafs.FileType.File:
+            self._fs.delete_file(path)
+
+    def recover(self) -> None:
+        """Finish commits that a killed process left behind, drop those that had not reached their commit point."""
+        if not self.local:
+            return
+        for intent in sorted(Path(self.root, RECORDS).glob("*.intent")):
+            self._publish(intent)
+        self._drop_dead_staging()
+
+    def write_file(self, name: str, content: bytes) -> Written:
+        """Write `content` under `name` (relative to the root), whole or not at all."""
+        path = f"{self._base}/{name}"
+        try:
+            if self.local:
+                target = Path(path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                staged = self._staging_folder() / "file"
+                _write_synced(staged, content)
+                staged.replace(target)
+                _sync_folder(target.parent)
+                shutil.rmtree(staged.parent, ignore_errors=True)
+            else:
+                with self._fs.open_output_stream(path) as stream:
+                    stream.write(content)
+        except OSError as err:
+            raise StorageError(f"cannot write {path}: {err.strerror or err}") from err
+        return Written(name, 0, len(content), hashlib.sha256(content).hexdigest())
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A local folder for files in the making, on the store's own disk where it has one; gone afterwards."""
+        if not self.local:
+            with tempfile.TemporaryDirectory() as temporary:
+                yield Path(temporary)
+            return
+        try:
+            folder = self._staging_folder()
+        except OSError as err:
+            raise StorageError(f"cannot write under {self.root}: {err.strerror or err}") from err
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put_file(self, name: str, source: Path) -> Written:
+        """`write_file` for a finished file of any size, which lies in `scratch` and may be moved away."""
+        path = f"{self._base}/{name}"
+        try:
+            with source.open("rb+") as file:
+                os.fsync(file.fileno())
+                digest, size_bytes = hashlib.file_digest(file, "sha256").hexdigest(), source.stat().st_size
+                if not self.local:
+                    file.seek(0)
+                    with self._fs.open_output_stream(path) as stream:
+                        shutil.copyfileobj(file, stream, 1 << 20)
+            if self.local:
+                target = Path(path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
+                _sync_folder(target.parent)
+        except OSError as err:
+            raise StorageError(f"cannot write {path}: {err.strerror or err}") from err
+        return Written(name, 0, size_bytes, digest)
+
+    def file_names(self, folder: str) -> list[str]:
+        """Names of the files directly in `folder` (relative to the root), sorted; none where it does not exist."""
+        return sorted(self._names(folder))
+
+    def remove_file(self, name: str) -> None:
+        """Take away a file that `write_file` or `put_file` wrote."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(f"{self._base}/{name}")
+
+    def check_writable(self) -> None:
+        """Write and remove a small file. Raises StorageError naming the path and the reason."""
+        self.write_file(f"{STAGING}/probe-{uuid.uuid4().hex}", b"")
+        for name in self._names(STAGING):
+            if name.startswith("probe-"):
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.delete_file(f"{self._base}/{STAGING}/{name}")
+
+    def _names(self, folder: str) -> list[str]:
+        selector = pafs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
+        return [info.base_name for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
+
+    def _staging_folder(self) -> Path:
+        folder = Path(self.root, STAGING, f"{os.getpid()}-{uuid.uuid4().hex}")
+        folder.mkdir(parents=True)
+        return folder
+
+    def _commit_local(
+        self, owner: str, slice_key: str, tables: Mapping[str, pa.Table | Write], about: Mapping[str, object]
+    ) -> dict[str, Written]:
+        self._finish_earlier(owner, slice_key)
+        staging = self._staging_folder()
+        try:
+            written = {
+                name: self._write_parquet(name, owner, slice_key, content, staging / f"{name}.parquet")
+                for name, content in tables.items()
+            }
+            _sync_folder(staging)
+            intent = self._write_intent(owner, slice_key, staging, written, about)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        self._publish(intent)
+        return written
+
+    def _write_parquet(self, name: str, owner: str, slice_key: str, content: pa.Table | Write, target: Path) -> Written:
+        with pq.ParquetWriter(target, TABLES[name].schema, **_writer_options(name)) as writer:
+            rows = _fill(writer, content)
+        with target.open("rb+") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Written(f"{_folder(TABLES[name], owner)}/{slice_key}.parquet", rows, target.stat().st_size, digest)
+
+    def _write_intent(
+        self, owner: str, slice_key: str, staging: Path, written: Mapping[str, Written], about: Mapping[str, object]
+    ) -> Path:
+        """The commit point: once this file has its name, recovery finishes the commit."""
+        records = Path(self.root, RECORDS)
+        records.mkdir(parents=True, exist_ok=True)
+        intent = records / f"{staging.name}.intent"
+        body = {
+            "staging": staging.name,
+            "owner": owner,
+            "slice": slice_key,
+            "about": dict(about),
+            "files": {
+                name: {"path": w.path, "rows": w.rows, "size_bytes": w.size_bytes, "sha256": w.sha256}
+                for name, w in written.items()
+            },
+        }
+        temporary = staging / "intent"
+        _write_synced(temporary, json.dumps(body, sort_keys=True, indent=1).encode())
+        temporary.replace(intent)
+        _sync_folder(records)
+        return intent
+
+    def _finish_earlier(self, owner: str, slice_key: str) -> None:
+        """Publish what a killed process had committed of this slice, so that it cannot overwrite the newer files."""
+        for intent in Path(self.root, RECORDS).glob("*.intent"):
+            with contextlib.suppress(FileNotFoundError):
+                body = json.loads(intent.read_text())
+                if (body["owner"], body["slice"]) == (owner, slice_key):
+                    self._publish(intent)
+
+    def _publish(self, intent: Path) -> None:
+        """Move the staged files to their places. Safe to repeat, and to run in two processes at once."""
+        try:
+            body = json.loads(intent.read_text())
+        except FileNotFoundError:
+            return
+        staging = Path(self.root, STAGING, body["staging"])
+        folders = set()
+        for name, file in body["files"].items():
+            target = Path(self.root, file["path"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (staging / f"{name}.parquet").replace(target)
+            folders.add(target.parent)
+        for folder in sorted(folders):
+            _sync_folder(folder)
+        self._write_records(body)
+        intent.unlink(missing_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+
+    def _write_records(self, body: Mapping[str, Any]) -> None:
+        for name, file in body["files"].items():
+            record = {"about": body["about"], "tables": sorted(body["files"]), **file}
+            content = json.dumps(record, sort_keys=True, indent=1).encode()
+            self.write_file(_record_name(body["owner"], body["slice"], name), content)
+
+    def _drop_dead_staging(self) -> None:
+        for folder in Path(self.root, STAGING).glob("*-*"):
+            pid = folder.name.split("-")[0]
+            if folder.is_dir() and pid.isdigit() and not _alive(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _commit_remote(
+        self, owner: str, slice_key: str, tables: Mapping[str, pa.Table | Write], about: Mapping[str, object]
+    ) -> dict[str, Written]:
+        """One PUT a file, then the record. Several files of an object store are not one commit; the record names
+        their sums, so that a reader who needs all of one moment can tell."""
+        written = {}
+        for name, content in tables.items():
+            sink = pa.BufferOutputStream()
+            with pq.ParquetWriter(sink, TABLES[name].schema, **_writer_options(name)) as writer:
+                rows = _fill(writer, content)
+            body = sink.getvalue()
+            with self._fs.open_output_stream(self.path(TABLES[name], owner, slice_key)) as stream:
+                stream.write(body)
+            digest = hashlib.sha256(body).hexdigest()
+            written[name] = Written(f"{_folder(TABLES[name], owner)}/{slice_key}.parquet", rows, body.size, digest)
+        files = {
+            n: {"path": w.path, "rows": w.rows, "size_bytes": w.size_bytes, "sha256": w.sha256}
+            for n, w in written.items()
+        }
+        self._write_records({"owner": owner, "slice": slice_key, "about": dict(about), "files": files})
+        return written
+
+
+def _fill(writer: pq.ParquetWriter, content: pa.Table | Write) -> int:
+    counted = _CountingWriter(writer)
+    if isinstance(content, pa.Table):
+        counted.write_table(content, row_group_size=ROW_GROUP_ROWS)
+    else:
+        content(counted)
+    return counted.rows
+
+
+class _CountingWriter:
+    """A ParquetWriter's `write_table` that counts rows."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self.rows = 0
+
+    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
+        self._writer.write_table(table, row_group_size=row_group_size)
+        self.rows += table.num_rows
+
+
+def _writer_options(table: str) -> dict[str, Any]:
+    """zstd-1; no dictionary where every value differs: it only costs bytes there."""
+    unlike = {"prediction_id", "counts", "call_id", "reply", "content_sha256"}
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "write_page_checksum": True,
+        "use_dictionary": [name for name in _leaf_names(TABLES[table].schema) if name not in unlike],
+    }
+
+
+def _leaf_names(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
+
+
+def _folder(spec: TableSpec, owner: str) -> str:
+    return f"{spec.name}/{'dataset' if spec is DATA_ROWS else 'run'}={owner}"
+
+
+def _record_name(owner: str, slice_key: str, table: str) -> str:
+    return f"{RECORDS}/{_folder(TABLES[table], owner)}/{slice_key}.json"
+
+
+def _pyarrow_url(url: str) -> str:
+    """`az://container/path` is what fsspec and polars call what pyarrow calls `abfs://`."""
+    return re.sub(r"^az://", "abfs://", url)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
