@@ -1,0 +1,396 @@
+"""The ledger of one run's slice: every call's intent before it is sent, every answer before it counts.
+
+One database per run and slice with one writer, SQLite in WAL mode with synchronous=FULL. Writes of a few milliseconds
+share one commit, and a write's future resolves only after that commit returned. SQLite has no checksums of its own
+data, so each reply carries its sha256: a reply that no longer fits is asked again, never decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from foundry_pipeline.errors import SliceBusy, StorageError
+
+GROUP_S = 0.004
+"""How long a commit waits for company. A write waits at most this and two commits."""
+GROUP_MOST = 256
+EVIDENCE_BYTES = 64 * 1024
+
+_metadata = sa.MetaData()
+CALLS = sa.Table(
+    "calls",
+    _metadata,
+    sa.Column("call_id", sa.String(64), primary_key=True),
+    sa.Column("global_key", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("in_flight", sa.Boolean, nullable=False),
+    sa.Column("outcome", sa.String(24)),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("sent_us", sa.BigInteger),
+    sa.Column("latency_ms", sa.Float),
+    sa.Column("reply", sa.LargeBinary),
+    sa.Column("reply_sha256", sa.LargeBinary),
+    sa.Column("error", sa.Text),
+    sa.Column("message", sa.Text),
+)
+ATTEMPTS = sa.Table(
+    "attempts",
+    _metadata,
+    sa.Column("call_id", sa.String(64), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("sent_us", sa.BigInteger, nullable=False),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("evidence", sa.LargeBinary),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A request that is about to be sent. `sent_us` is microseconds of the UTC epoch."""
+
+    call_id: str
+    global_key: str
+    sent_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request that brought no final outcome. `evidence` is what came of the body, cut at 64 KiB."""
+
+    call_id: str
+    sent_us: int
+    error: str
+    message: str
+    http_status: int | None = None
+    evidence: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final outcome of a call; see `tables.RESPONSES` for the fields."""
+
+    call_id: str
+    outcome: str
+    attempts: int = 0
+    http_status: int | None = None
+    sent_us: int | None = None
+    latency_ms: float | None = None
+    reply: bytes | None = field(default=None, repr=False)
+    error: str | None = None
+    message: str | None = None
+
+
+Entry = Intent | Attempt | Answer
+
+
+class Lease:
+    """The right to work on one slice: `flock` on a file that says who holds it. A dead holder's lock is free."""
+
+    def __init__(self, path: Path, run: str) -> None:
+        """Take the lease now, or raise SliceBusy naming its holder."""
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while True:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = os.pread(self._descriptor, 1024, 0).decode(errors="replace")
+                os.close(self._descriptor)
+                raise SliceBusy(f"another process works on {path.stem} of {run}: {other or 'just starting'}") from None
+            if self._is_current():
+                break
+            os.close(self._descriptor)
+        holder = {"run": run, "pid": os.getpid(), "host": socket.gethostname(), "since": _now_text()}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+
+    def _is_current(self) -> bool:
+        """False where the file was removed by its last holder between our open and our lock."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give the slice free. The file goes while the lock is still held, so that none is left behind."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+class Ledger:
+    """The calls of one slice. Open it under the slice's Lease; remove it once its answers are elsewhere."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the database at `path`. Raises StorageError where it cannot be read or written."""
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._engine = sa.create_engine(f"sqlite+pysqlite:///{path}", poolclass=sa.pool.NullPool)
+        sa.event.listen(self._engine, "connect", _durable)
+        self._queue: queue.SimpleQueue[tuple[Entry, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._failed: StorageError | None = None
+        with self._translated():
+            _metadata.create_all(self._engine)
+            self.unknown = self._settle_unknown()
+        self._writer: threading.Thread | None = None
+
+    def _settle_unknown(self) -> frozenset[str]:
+        """Call ids that an earlier process sent, or was about to send, without learning the outcome."""
+        with self._engine.begin() as connection:
+            found = connection.execute(sa.select(CALLS.c.call_id).where(CALLS.c.in_flight, CALLS.c.outcome.is_(None)))
+            return frozenset(found.scalars())
+
+    def outcomes(self) -> dict[str, str]:
+        """call_id -> outcome of every call that has one whose reply is whole, without the replies."""
+        damaged = set(self._damaged())
+        with self._translated(), self._engine.begin() as connection:
+            found = connection.execute(sa.select(CALLS.c.call_id, CALLS.c.outcome).where(CALLS.c.outcome.is_not(None)))
+            return {call_id: outcome for call_id, outcome in found if call_id not in damaged}
+
+    def _damaged(self) -> Iterator[str]:
+        with self._translated(), self._engine.begin() as connection:
+            statement = sa.select(CALLS.c.call_id, CALLS.c.reply, CALLS.c.reply_sha256).where(
+                CALLS.c.reply.is_not(None)
+            )
+            for call_id, reply, digest in connection.execution_options(yield_per=64).execute(statement):
+                if hashlib.sha256(reply).digest() != digest:
+                    yield call_id
+
+    def answers(self, call_ids: Iterable[str]) -> dict[str, Answer]:
+        """The final outcomes of these calls, replies included. Ask for a few at a time."""
+        wanted = list(call_ids)
+        columns = [CALLS.c[name] for name in _ANSWER_COLUMNS]
+        with self._translated(), self._engine.begin() as connection:
+            found = connection.execute(sa.select(*columns).where(CALLS.c.call_id.in_(wanted)))
+            return {record.call_id: Answer(**record._mapping) for record in found if record.outcome is not None}
+
+    async def write(self, entry: Entry) -> None:
+        """Return once `entry` is durable. Raises StorageError where it cannot be made so."""
+        if self._failed:
+            raise self._failed
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_groups, name="ledger", daemon=True)
+            self._writer.start()
+        done = asyncio.get_running_loop().create_future()
+        self._queue.put((entry, done))
+        await done
+
+    def forget(self, call_ids: Iterable[str]) -> None:
+        """Drop calls whose answers are durable elsewhere."""
+        wanted = list(call_ids)
+        with self._translated(), self._engine.begin() as connection:
+            for at in range(0, len(wanted), 500):
+                some = wanted[at : at + 500]
+                connection.execute(sa.delete(CALLS).where(CALLS.c.call_id.in_(some)))
+                connection.execute(sa.delete(ATTEMPTS).where(ATTEMPTS.c.call_id.in_(some)))
+
+    def is_empty(self) -> bool:
+        """True where no answered call is left: the file may go."""
+        with self._translated(), self._engine.begin() as connection:
+            left = connection.execute(sa.select(sa.func.count()).where(CALLS.c.outcome.is_not(None))).scalar_one()
+            return left == 0
+
+    def close(self) -> None:
+        """Make everything queued durable and close the database."""
+        if self._writer is not None:
+            self._queue.put(None)
+            self._writer.join()
+            self._writer = None
+        self._engine.dispose()
+
+    def remove(self) -> None:
+        """Close the database and delete its files."""
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def _write_groups(self) -> None:
+        """The one writer: takes what is queued, commits it as a group, then resolves its futures."""
+        try:
+            connection = self._engine.connect()
+        except sa.exc.DBAPIError as err:
+            self._failed = _storage_error(self.path, err)
+            connection = None
+        while (first := self._queue.get()) is not None:
+            group = self._gather(first)
+            if connection is not None and self._failed is None:
+                self._commit(connection, [entry for entry, _ in group])
+            _resolve([future for _, future in group], self._failed)
+        if connection is not None:
+            connection.close()
+
+    def _gather(self, first: tuple[Entry, asyncio.Future[None]]) -> list[tuple[Entry, asyncio.Future[None]]]:
+        time.sleep(GROUP_S)
+        group = [first]
+        while len(group) < GROUP_MOST and not self._queue.empty():
+            item = self._queue.get()
+            if item is None:
+                self._queue.put(None)
+                break
+            group.append(item)
+        return group
+
+    def _commit(self, connection: sa.Connection, entries: list[Entry]) -> None:
+        try:
+            with connection.begin():
+                for entry in entries:
+                    _apply(connection, entry)
+        except sa.exc.DBAPIError as err:
+            self._failed = _storage_error(self.path, err)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.DBAPIError, sqlite3.Error) as err:
+            raise _storage_error(self.path, err) from err
+
+
+_ANSWER_COLUMNS = (
+    "call_id",
+    "outcome",
+    "attempts",
+    "http_status",
+    "sent_us",
+    "latency_ms",
+    "reply",
+    "error",
+    "message",
+)
+
+_INTENT = CALLS.insert().values(
+    call_id=sa.bindparam("call_id"),
+    global_key=sa.bindparam("global_key"),
+    attempts=1,
+    in_flight=True,
+    sent_us=sa.bindparam("sent_us"),
+)
+# An earlier answer stays until a newer one takes its place: a refresh that fails loses nothing.
+_INTENT_AGAIN = (
+    sa.update(CALLS)
+    .where(CALLS.c.call_id == sa.bindparam("b_call_id"))
+    .values(attempts=CALLS.c.attempts + 1, in_flight=True, sent_us=sa.bindparam("b_sent_us"))
+)
+_ANSWER = (
+    sa.update(CALLS)
+    .where(CALLS.c.call_id == sa.bindparam("b_call_id"))
+    .values(
+        in_flight=False,
+        **{
+            name: sa.bindparam(f"b_{name}")
+            for name in ("outcome", "http_status", "latency_ms", "reply", "reply_sha256", "error", "message")
+        },
+    )
+)
+_NOT_SENT = CALLS.insert().values(
+    attempts=0,
+    in_flight=False,
+    global_key="",
+    **{name: sa.bindparam(name) for name in ("call_id", "outcome", "error", "message")},
+)
+
+
+def _apply(connection: sa.Connection, entry: Entry) -> None:
+    if isinstance(entry, Intent):
+        again = connection.execute(_INTENT_AGAIN, {"b_call_id": entry.call_id, "b_sent_us": entry.sent_us})
+        if again.rowcount == 0:
+            connection.execute(
+                _INTENT, {"call_id": entry.call_id, "global_key": entry.global_key, "sent_us": entry.sent_us}
+            )
+    elif isinstance(entry, Answer):
+        _apply_answer(connection, entry)
+    else:
+        _apply_attempt(connection, entry)
+
+
+def _apply_answer(connection: sa.Connection, answer: Answer) -> None:
+    values = {
+        "b_call_id": answer.call_id,
+        "b_outcome": answer.outcome,
+        "b_http_status": answer.http_status,
+        "b_latency_ms": answer.latency_ms,
+        "b_reply": answer.reply,
+        "b_reply_sha256": None if answer.reply is None else hashlib.sha256(answer.reply).digest(),
+        "b_error": answer.error,
+        "b_message": answer.message,
+    }
+    if connection.execute(_ANSWER, values).rowcount == 0:
+        connection.execute(
+            _NOT_SENT,
+            {
+                "call_id": answer.call_id,
+                "outcome": answer.outcome,
+                "error": answer.error,
+                "message": answer.message,
+            },
+        )
+
+
+def _apply_attempt(connection: sa.Connection, attempt: Attempt) -> None:
+    number = connection.execute(sa.select(CALLS.c.attempts).where(CALLS.c.call_id == attempt.call_id)).scalar_one()
+    connection.execute(sa.update(CALLS).where(CALLS.c.call_id == attempt.call_id).values(in_flight=False))
+    connection.execute(sa.delete(ATTEMPTS).where(ATTEMPTS.c.call_id == attempt.call_id, ATTEMPTS.c.attempt == number))
+    connection.execute(
+        ATTEMPTS.insert().values(
+            call_id=attempt.call_id,
+            attempt=number,
+            sent_us=attempt.sent_us,
+            http_status=attempt.http_status,
+            error=attempt.error,
+            message=attempt.message,
+            evidence=attempt.evidence[:EVIDENCE_BYTES],
+        )
+    )
+
+
+def _durable(connection: sqlite3.Connection, _record: object) -> None:
+    """Every connection: write-ahead log, every commit on the disk before it returns."""
+    connection.execute("PRAGMA busy_timeout=10000")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: StorageError | None) -> None:
+    """Hand the outcome to the event loop the futures belong to; one that has gone wants none."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for future in futures:
+        by_loop.setdefault(future.get_loop(), []).append(future)
+    for loop, some in by_loop.items():
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, some, error)
+
+
+def _settle(futures: list[asyncio.Future[None]], error: StorageError | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+def _storage_error(path: Path, err: Exception) -> StorageError:
+    cause = str(getattr(err, "orig", None) or err).splitlines()[0]
+    return StorageError(f"ledger {path}: {cause}; what it holds is kept, nothing more is sent")
+
+
+def _now_text() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,244 @@
+"""One slice of a run: which rows have a good answer, which need a call, and the commit of all of them.
+
+A good answer is one for the same request, from the committed `responses` or from the ledger. A slice is committed when
+every row has a final outcome and few enough failed; then its calls leave the ledger. Replies are held a few rows at a
+time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foundry_pipeline.data_rows import DataRow, rows_of
+from foundry_pipeline.errors import StorageError
+from foundry_pipeline.home import Run
+from foundry_pipeline.ledger import Answer, Ledger
+from foundry_pipeline.protocols.foundry import FoundryRequests
+from foundry_pipeline.store import Store, Write
+from foundry_pipeline.tables import DATA_ROWS, RESPONSES, build
+
+CHUNK_ROWS = 64
+GROUP_BYTES = 8 * 1024 * 1024
+GROUP_ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """`refresh` calls every row again; `retry` names what is asked again beside rows without an answer:
+    "failed" (failed and not_sent; the default), "rejected" (those, and rejected_by_model), "none"."""
+
+    refresh: bool = False
+    retry: str = "failed"
+
+    def keeps(self, outcome: str) -> bool:
+        """True where an earlier outcome stands without another call."""
+        if self.refresh:
+            return False
+        asked_again = {"failed": ("failed", "not_sent"), "rejected": ("failed", "not_sent", "rejected_by_model")}
+        return outcome not in asked_again.get(self.retry, ())
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """A data row, its call, and where its answer is: the place in the committed file, or None for the ledger."""
+
+    row: DataRow
+    call_id: str
+    committed_at: int | None
+
+
+@dataclass(slots=True)
+class SliceWork:
+    """A slice under its lease."""
+
+    run: Run
+    slice_key: str
+    store: Store
+    ledger: Ledger
+    planned: Sequence[PlannedRow] = ()
+    to_call: Mapping[str, DataRow] = field(default_factory=dict)
+    """call_id -> the first row that needs it; rows with the same request share one call."""
+    repeated: int = 0
+
+    @property
+    def rows_sharing(self) -> Counter[str]:
+        """call_id -> rows that wait for its answer."""
+        return Counter(p.call_id for p in self.planned)
+
+    @property
+    def reused(self) -> int:
+        """Rows whose answer was already there."""
+        return sum(1 for p in self.planned if p.call_id not in self.to_call)
+
+
+def plan_slice(
+    run: Run, slice_key: str, store: Store, ledger_path: Path, requests: FoundryRequests, options: CallOptions
+) -> SliceWork:
+    """Read the slice and decide what to call. Raises StorageError where it has no data rows or cannot be read."""
+    rows = store.read(DATA_ROWS, run.dataset.name, slice_key)
+    if rows is None:
+        name = run.dataset.name
+        raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
+    committed = _committed_answers(store, run.name, slice_key, options)
+    ledger = Ledger(ledger_path)
+    try:
+        in_ledger = {call_id for call_id, outcome in ledger.outcomes().items() if options.keeps(outcome)}
+    except BaseException:
+        ledger.close()
+        raise
+    work = SliceWork(run, slice_key, store, ledger)
+    planned: list[PlannedRow] = []
+    to_call: dict[str, DataRow] = {}
+    for row in rows_of(rows):
+        call_id = requests.call_id(row)
+        at = None if call_id in in_ledger else committed.get(call_id)
+        planned.append(PlannedRow(row, call_id, at))
+        if at is None and call_id not in in_ledger:
+            to_call.setdefault(call_id, row)
+    work.planned, work.to_call = planned, to_call
+    work.repeated = len(ledger.unknown & to_call.keys())
+    return work
+
+
+def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> dict[str, int]:
+    """call_id -> place in the committed `responses` of an answer that stands."""
+    table = store.read(RESPONSES, run, slice_key, ["call_id", "outcome"])
+    if table is None:
+        return {}
+    pairs = zip(table["call_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
+    return {call_id: at for at, (call_id, outcome) in enumerate(pairs) if options.keeps(outcome)}
+
+
+def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Counter[str], Counter[str]]:
+    """(outcome -> rows, error code -> rows) over all rows that have an answer now."""
+    outcomes: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    for planned in work.planned:
+        if (answer := settled.get(planned.call_id)) is not None:
+            outcomes[answer.outcome] += 1
+            if answer.error:
+                errors[answer.error] += 1
+    return outcomes, errors
+
+
+def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[str], int, str]:
+    """Write `responses`, then take its calls out of the ledger. Gives (outcome -> rows, empty answers, sha256).
+
+    Where every answer was committed before, for the same rows in the same order, the file stays as it is.
+    """
+    tally = _Tally()
+    if unchanged := _unchanged(work, tally):
+        return tally.outcomes, tally.empty, unchanged
+    written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
+    work.ledger.forget(p.call_id for p in work.planned)
+    return tally.outcomes, tally.empty, written[RESPONSES.name].sha256
+
+
+@dataclass(slots=True)
+class _Tally:
+    outcomes: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+
+    def add(self, outcome: str, reply: str | None) -> None:
+        self.outcomes[outcome] += 1
+        if outcome == "ok" and reply is not None and reply.strip() in _EMPTY_REPLIES:
+            self.empty += 1
+
+
+_EMPTY_REPLIES = frozenset({"{}", "[]", "{ }", "[ ]"})
+
+
+def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
+    """The committed file's sha256 where it already says exactly this."""
+    file = work.store.open(RESPONSES, work.run.name, work.slice_key)
+    record = work.store.record(work.run.name, work.slice_key, RESPONSES.name)
+    if file is None or record is None:
+        return None
+    with file:
+        same = file.metadata.num_rows == len(work.planned) and all(
+            planned.committed_at == at for at, planned in enumerate(work.planned)
+        )
+        if not same or not _same_rows(file, work.planned):
+            return None
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["outcome", "reply"])
+            for outcome, reply in zip(table["outcome"].to_pylist(), table["reply"].to_pylist(), strict=True):
+                tally.add(outcome, reply)
+    sha256: str = record["sha256"]
+    return sha256
+
+
+def _same_rows(file: pq.ParquetFile, planned: Sequence[PlannedRow]) -> bool:
+    keys = file.read(columns=["global_key", "data_row_id"])
+    ours = [(p.row.global_key, p.row.data_row_id) for p in planned]
+    return ours == list(zip(keys["global_key"].to_pylist(), keys["data_row_id"].to_pylist(), strict=True))
+
+
+def _writer(work: SliceWork, tally: _Tally) -> Write:
+    def write(writer: pq.ParquetWriter) -> None:
+        old = _CommittedReplies(work.store, work.run.name, work.slice_key)
+        group: list[pa.Table] = []
+        for at in range(0, len(work.planned), CHUNK_ROWS):
+            group.append(_chunk_table(work, work.planned[at : at + CHUNK_ROWS], old, tally))
+            if sum(t.nbytes for t in group) >= GROUP_BYTES or sum(t.num_rows for t in group) >= GROUP_ROWS:
+                writer.write_table(pa.concat_tables(group))
+                group = []
+        if group or not work.planned:
+            writer.write_table(pa.concat_tables(group) if group else RESPONSES.schema.empty_table())
+
+    return write
+
+
+def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _CommittedReplies, tally: _Tally) -> pa.Table:
+    answers = work.ledger.answers({p.call_id for p in planned if p.committed_at is None})
+    columns: dict[str, list[Any]] = {name: [] for name in RESPONSES.schema.names}
+    for p in planned:
+        record = old.at(p.committed_at) if p.committed_at is not None else _record(answers[p.call_id])
+        record |= {"data_row_id": p.row.data_row_id, "global_key": p.row.global_key, "call_id": p.call_id}
+        tally.add(record["outcome"], record["reply"])
+        for name, values in columns.items():
+            values.append(record[name])
+    return build(RESPONSES, columns)
+
+
+def _record(answer: Answer) -> dict[str, Any]:
+    return {
+        "outcome": answer.outcome,
+        "http_status": answer.http_status,
+        "attempts": answer.attempts,
+        "sent_at": answer.sent_us,
+        "latency_ms": answer.latency_ms,
+        "reply": None if answer.reply is None else answer.reply.decode("utf-8"),
+        "error": answer.error,
+        "message": answer.message,
+    }
+
+
+class _CommittedReplies:
+    """Random access to the committed file's rows, one row group held at a time."""
+
+    def __init__(self, store: Store, run: str, slice_key: str) -> None:
+        self._file = store.open(RESPONSES, run, slice_key)
+        self._starts = list(_group_starts(self._file)) if self._file else []
+        self._held: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    def at(self, place: int) -> dict[str, Any]:
+        assert self._file is not None
+        group = max(i for i, start in enumerate(self._starts) if start <= place)
+        if self._held[0] != group:
+            self._held = (group, self._file.read_row_group(group).to_pylist())
+        return dict(self._held[1][place - self._starts[group]])
+
+
+def _group_starts(file: pq.ParquetFile) -> Iterator[int]:
+    start = 0
+    for group in range(file.num_row_groups):
+        yield start
+        start += file.metadata.row_group(group).num_rows

@@ -1,0 +1,78 @@
+"""A small home for tests of calls: text rows in slices, a model at some URL, one line to run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from foundry_pipeline.datasets import load_dataset
+from foundry_pipeline.home import Dataset, Run
+from foundry_pipeline.invoke import CallOptions, Invoker, SliceReport
+from foundry_pipeline.manifest import Manifest
+from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Option
+from foundry_pipeline.settings import Settings
+from foundry_pipeline.store import Store
+from foundry_pipeline.tables import DATA_ROWS, RESPONSES
+
+ONTOLOGY = Ontology(
+    None,
+    (
+        Classification("label", FeatureKind.RADIO, "label", (Option("cat", "cat", 0), Option("dog", "dog", 1))),
+        Classification("summary", FeatureKind.TEXT, "summary"),
+    ),
+    (),
+)
+
+
+@dataclass
+class Bench:
+    """`rows` texts "text 0", "text 1", ... in slices, and a run over them against `url`."""
+
+    root: Path
+    url: str
+    rows: int = 6
+    rows_per_slice: int = 1000
+    settings: Settings = field(default_factory=Settings)
+    environ: Mapping[str, str] = field(default_factory=dict)
+    ledger: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.root / "warehouse")
+        self.dataset = Dataset("ds", "ds.yaml", self.root, "text", "rows.ndjson", self.rows_per_slice)
+        model = Manifest("m", "m", "m.yaml", self.url, 500.0, ontology=ONTOLOGY, max_attempts=3)
+        self.run = Run("r", "r.yaml", model, self.dataset)
+        self.load([f"text {i}" for i in range(self.rows)])
+
+    def load(self, texts: Sequence[str]) -> None:
+        lines = (json.dumps({"global_key": f"k{i}", "row_data": text}) for i, text in enumerate(texts))
+        (self.root / "rows.ndjson").write_text("\n".join(lines))
+        load_dataset(self.dataset, self.root, self.settings, self.store)
+
+    def model(self, **changes: Any) -> None:
+        self.run = replace(self.run, model=replace(self.run.model, **changes))
+
+    def invoker(self) -> Invoker:
+        return Invoker(
+            self.run,
+            self.store,
+            self.settings,
+            home_root=self.root,
+            ledger=str(self.ledger or self.root / "ledger"),
+            environ=self.environ,
+        )
+
+    def go(self, options: CallOptions | None = None) -> list[SliceReport]:
+        with self.invoker() as invoker:
+            reports = invoker.invoke(self.store.slices(DATA_ROWS, "ds"), options or CallOptions())
+            return sorted(reports, key=lambda report: report.slice_key)
+
+    def one(self, options: CallOptions | None = None) -> SliceReport:
+        (report,) = self.go(options)
+        return report
+
+    def responses(self, slice_key: str = "00000") -> dict[str, dict[str, Any]]:
+        table = self.store.read(RESPONSES, "r", slice_key)
+        return {} if table is None else {record["global_key"]: record for record in table.to_pylist()}

@@ -1,0 +1,73 @@
+"""The breaker: whose fault a failure is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foundry_pipeline.breaker import OPENS_AFTER, PROBE_MOST_S, Breaker
+from foundry_pipeline.endpoint_state import LocalState, StateFile
+
+
+class Time:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def opened(breaker: Breaker) -> Breaker:
+    for _ in range(OPENS_AFTER):
+        breaker.failed()
+    return breaker
+
+
+def test_it_stays_closed_while_some_requests_succeed() -> None:
+    breaker = Breaker(LocalState(Time()))
+    for _ in range(5 * OPENS_AFTER):
+        breaker.failed()
+        breaker.succeeded()
+    assert not breaker.gate().closed
+
+
+def test_failures_in_a_row_open_it_for_every_process(tmp_path: Path) -> None:
+    clock = Time()
+    one, two = (Breaker(StateFile(tmp_path / "s", clock, "boot")) for _ in range(2))
+    opened(one)
+    assert two.gate().closed
+
+
+def test_only_one_process_gets_the_probe() -> None:
+    shared = LocalState(Time())
+    one, two = opened(Breaker(shared)), Breaker(shared)
+    assert one.gate().probe
+    assert not two.gate().probe
+    assert two.gate().closed
+
+
+def test_a_prober_that_died_loses_its_turn() -> None:
+    clock = Time()
+    shared = LocalState(clock)
+    assert opened(Breaker(shared)).gate().probe
+    clock.now += PROBE_MOST_S + 1
+    assert Breaker(shared).gate().probe
+
+
+def test_failed_probes_come_ever_more_rarely_but_never_more_than_a_minute_apart() -> None:
+    clock = Time()
+    breaker = opened(Breaker(LocalState(clock), jitter=lambda: 1.0))
+    waits = []
+    for _ in range(10):
+        assert breaker.gate().probe
+        breaker.probe_failed()
+        waits.append(breaker.gate().wait_s)
+        clock.now += waits[-1]
+    assert waits == sorted(waits)
+    assert waits[0] == 2.0
+    assert waits[-1] == 60.0
+
+
+def test_an_answered_probe_closes_it() -> None:
+    breaker = opened(Breaker(LocalState(Time())))
+    assert breaker.gate().probe
+    breaker.succeeded()
+    assert not breaker.gate().closed
