@@ -1,0 +1,48 @@
+"""What exporters see: a data row with the predictions that the run lets out, nested ones under their parents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from foundry_pipeline.data_rows import DataRow
+from foundry_pipeline.rle import Rle
+
+NOT_ASKED = "not_asked"
+
+Record = Mapping[str, Any]
+"""One row of a prediction table, without the columns that are the same for the whole run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One row of the prediction table `table`. `feature` is your name for it, `values["feature"]` the model's.
+
+    `nested` are the answers to questions about this object or answer.
+    """
+
+    table: str
+    feature: str
+    values: Record
+    nested: tuple[Prediction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedRow:
+    """A data row, its outcome (one of `tables.OUTCOMES`, or `not_asked`) and its predictions."""
+
+    row: DataRow
+    outcome: str
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model answered. Without predictions it then found nothing, which is not the same as silence."""
+        return self.outcome == "ok"
+
+
+def rle_of(values: Record) -> Rle:
+    """The mask in a row of the `masks` table."""
+    box_ltwh = (values["left"], values["top"], values["width"], values["height"])
+    return Rle((values["size_h"], values["size_w"]), values["counts"], values["area"], box_ltwh)

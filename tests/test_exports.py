@@ -1,0 +1,315 @@
+"""What all exports share: the run's mapping and thresholds, order, repeatability, files and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+
+import pytest
+from warehouse import fill, make_run, mask
+
+from foundry_pipeline.errors import ConfigError, StorageError
+from foundry_pipeline.exports import FORMATS, export_run
+from foundry_pipeline.exports.tally import CHANGES, Loss
+from foundry_pipeline.home import MinScore
+from foundry_pipeline.store import Store
+from foundry_pipeline.tables import BOXES, DATA_ROWS, PREDICTION_TABLES, RESPONSES
+
+KEYS = [f"{i}.jpg" for i in range(5)]
+ROWS = [{"global_key": key, "width": 60, "height": 40} for key in KEYS]
+BOX = {"feature": "cat", "left": 1.0, "top": 2.0, "width": 3.0, "height": 4.0}
+
+
+def some_boxes(keys=KEYS):
+    features = ("dog", "cat")
+    return [
+        BOX | {"global_key": key, "feature": f, "left": 5.0 * i, "score": 0.1 * i}
+        for key in keys
+        for f in features
+        for i in range(3)
+    ]
+
+
+def folder(tmp_path, run, name):
+    return tmp_path / f"annotations/run={run.name}/{name}"
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def manifest_of(path):
+    return json.loads((path / "manifest.json").read_text())
+
+
+def lines_of(path):
+    return [json.loads(line) for file in sorted(path.glob("*.ndjson")) for line in file.read_text().splitlines()]
+
+
+def test_labelbox_and_coco_are_the_known_formats():
+    assert list(FORMATS) == ["labelbox", "coco"]
+
+
+def test_an_unknown_format_says_what_is_known(tmp_path):
+    with pytest.raises(ConfigError, match=r"runs/run.yaml: \$.exports: expected one of labelbox, coco; got 'yolo'"):
+        export_run(make_run(), Store(tmp_path), "yolo")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_two_exports_are_the_same_bytes(tmp_path, name):
+    run, store = make_run(), Store(tmp_path)
+    fill(store, run, "0", data_rows=ROWS, boxes=some_boxes(), masks=[mask("0.jpg", "lake", [[1] * 60] * 40)])
+    export_run(run, store, name)
+    first = contents(folder(tmp_path, run, name))
+    export_run(run, store, name)
+    assert contents(folder(tmp_path, run, name)) == first
+
+
+@pytest.mark.parametrize("cut", [0, 2])
+def test_neither_slices_nor_the_order_inside_tables_change_the_files(tmp_path, cut):
+    """Two readers of one dataset may cut it differently; a decoder may list its boxes in any order."""
+    run = make_run(features={"dog": "rectangle", "cat": "rectangle"})
+    boxes = [box | {"index": i % 3, "prediction_id": f"p{i:03}"} for i, box in enumerate(some_boxes())]
+    mixed = random.Random(cut).sample(boxes, len(boxes))
+    files = []
+    for name, slices, order in (("whole", [ROWS], boxes), ("cut", [ROWS[:cut], ROWS[cut:]], mixed)):
+        store = Store(tmp_path / name)
+        for number, rows in enumerate(slices):
+            keys = {row["global_key"] for row in rows}
+            fill(store, run, f"{number:06}", data_rows=rows, boxes=[box for box in order if box["global_key"] in keys])
+        for format_name in FORMATS:
+            export_run(run, store, format_name)
+        made = (contents(folder(tmp_path / name, run, format_name)) for format_name in FORMATS)
+        files.append([of_format | {"manifest.json": b""} for of_format in made])
+    assert files[0] == files[1]
+    assert sum(map(len, files[0])) == 6
+
+
+def test_predictions_stand_in_the_order_of_rows_tables_ontology_and_reply(tmp_path):
+    run, store = make_run(features={"dog": "rectangle", "cat": "rectangle"}), Store(tmp_path)
+    texts = [{"global_key": "0.jpg", "feature": "summary", "answer": "a"}]
+    fill(store, run, "0", data_rows=ROWS[:2], boxes=some_boxes(KEYS[1::-1]), texts=texts)
+    export_run(run, store, "labelbox")
+    seen = [(n["dataRow"]["globalKey"], n["name"]) for n in lines_of(folder(tmp_path, run, "labelbox"))]
+    of_row = ["dog"] * 3 + ["cat"] * 3
+    assert seen == [("0.jpg", n) for n in [*of_row, "summary"]] + [("1.jpg", n) for n in of_row]
+
+
+def test_frames_of_a_video_stand_in_their_order(tmp_path):
+    run = make_run(media_type="video", features={"dog": "rectangle", "cat": "rectangle"})
+    said = [("cat", 12), ("dog", 12), ("cat", 3)]
+    boxes = [BOX | {"global_key": "0.jpg", "feature": feature, "frame": frame} for feature, frame in said]
+    fill(Store(tmp_path), run, "0", data_rows=ROWS[:1], boxes=boxes)
+    export_run(run, Store(tmp_path), "labelbox")
+    lines = lines_of(folder(tmp_path, run, "labelbox"))
+    seen = [(line["name"], line["segments"][0]["keyframes"][0]["frame"]) for line in lines]
+    assert seen == [("cat", 3), ("dog", 12), ("cat", 12)]
+
+
+def test_mapping_and_thresholds_of_the_run_apply_and_are_counted(tmp_path):
+    run = make_run(
+        mapping={"Person": "pedestrian", "Bird": None},
+        min_score=MinScore(0.2, {"pedestrian": 0.5}),
+    )
+    said = [("Person", 0.5), ("Person", 0.49), ("Person", None), ("Bird", 0.9), ("cat", 0.2), ("cat", 0.19)]
+    boxes = [BOX | {"global_key": "0.jpg", "feature": feature, "score": score} for feature, score in said]
+    fill(Store(tmp_path), run, "0", data_rows=ROWS, boxes=boxes)
+    report = export_run(run, Store(tmp_path), "labelbox")
+    lines = lines_of(folder(tmp_path, run, "labelbox"))
+    assert sorted((line["name"], line.get("confidence")) for line in lines if line["name"] == "cat") == [("cat", 0.2)]
+    assert [line.get("confidence") for line in lines if line["name"] == "pedestrian"] == [0.5, None]
+    assert report.lost == {"mapped_to_null": 1, "below_min_score": 2}
+    assert manifest_of(folder(tmp_path, run, "labelbox"))["predictions"] == {
+        "in": 6,
+        "out": 3,
+        "features": {"Bird": {"in": 1, "out": 0}, "cat": {"in": 2, "out": 1}, "pedestrian": {"in": 3, "out": 2}},
+    }
+
+
+def test_nested_answers_are_mapped_and_thresholded_and_fall_with_their_parent(tmp_path):
+    run = make_run(mapping={"colour": "paint", "damage": None}, min_score=MinScore(0.5))
+    nested = {"global_key": "0.jpg", "answer": "a", "score": 0.9}
+    fill(
+        Store(tmp_path),
+        run,
+        "0",
+        data_rows=ROWS,
+        boxes=[
+            BOX | {"global_key": "0.jpg", "prediction_id": "kept", "score": 0.9},
+            BOX | {"global_key": "0.jpg", "prediction_id": "weak", "score": 0.1},
+        ],
+        classifications=[
+            nested | {"feature": "colour", "parent_id": "kept"},
+            nested | {"feature": "colour", "parent_id": "kept", "score": 0.4},
+            nested | {"feature": "damage", "parent_id": "kept", "prediction_id": "gone"},
+            nested | {"feature": "size", "parent_id": "gone"},
+            nested | {"feature": "colour", "parent_id": "weak"},
+            nested | {"feature": "colour", "parent_id": "of another reply"},
+        ],
+    )
+    report = export_run(run, Store(tmp_path), "labelbox")
+    (line,) = lines_of(folder(tmp_path, run, "labelbox"))
+    assert line["classifications"] == [{"name": "paint", "answer": {"name": "a", "confidence": 0.9}}]
+    assert report.lost == {"mapped_to_null": 1, "below_min_score": 2, "parent_left_out": 3}
+    assert (report.predictions_in, report.predictions_out) == (8, 2)
+
+
+def test_answers_that_are_each_others_parents_are_counted_not_followed_for_ever(tmp_path):
+    run, one = make_run(), {"global_key": "0.jpg", "feature": "colour", "answer": "a"}
+    circle = [one | {"prediction_id": "a", "parent_id": "b"}, one | {"prediction_id": "b", "parent_id": "a"}]
+    fill(Store(tmp_path), run, "0", data_rows=ROWS, classifications=circle)
+    assert export_run(run, Store(tmp_path), "labelbox").lost == {"parent_left_out": 2}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_prediction_is_written_or_counted(tmp_path, name):
+    """in = out + left out, whatever comes; a loss that is only a change leaves the prediction in."""
+    run = make_run(mapping={"dog": None}, min_score=MinScore(0.15))
+    points = [{"x": 1.0, "y": 1.0}, {"x": 9.0, "y": 1.0}, {"x": 9.0, "y": 9.0}]
+    at = {"global_key": "0.jpg"}
+    stray = BOX | {"global_key": "elsewhere.jpg"}
+    fill(
+        Store(tmp_path),
+        run,
+        "0",
+        data_rows=ROWS,
+        outcomes={"1.jpg": "failed"},
+        boxes=[*some_boxes(), stray, BOX | at | {"width": 0.0}, BOX | at | {"left": -1.0}, BOX | at | {"left": 99.0}],
+        masks=[mask("0.jpg", "lake", [[1] * 60] * 40), mask("0.jpg", "lake", [[0]])],
+        polygons=[at | {"feature": "lake", "points": points}],
+        points=[at | {"feature": "nose", "x": 1.0, "y": 1.0}],
+        edges=[at | {"feature": "near", "source_id": "x", "target_id": "y"}],
+        texts=[at | {"feature": "summary", "answer": ""}],
+    )
+    report = export_run(run, Store(tmp_path), name)
+    left_out = sum(count for reason, count in report.lost.items() if Loss(reason) not in CHANGES)
+    assert report.predictions_in == 40
+    assert report.predictions_out == report.predictions_in - left_out
+    path = folder(tmp_path, run, name)
+    written = lines_of(path) if name == "labelbox" else json.loads((path / "results.json").read_text())
+    assert len(written) == report.predictions_out
+    assert report.lost["data_row_missing"] == 1
+    assert report.lost["row_not_answered"] == 6
+
+
+def test_the_manifest_says_what_went_in_and_what_came_out(tmp_path):
+    run, store = make_run(), Store(tmp_path)
+    fill(store, run, "a", data_rows=ROWS[:2], outcomes={"1.jpg": "failed"}, boxes=some_boxes(KEYS[:1]))
+    fill(store, run, "b", data_rows=ROWS[2:], outcomes={"4.jpg": None})
+    report = export_run(run, store, "coco")
+    path = folder(tmp_path, run, "coco")
+    manifest = manifest_of(path)
+    tables = [DATA_ROWS, RESPONSES, *PREDICTION_TABLES]
+    for listed in manifest["inputs"]:
+        for spec in tables:
+            owner = "street" if spec is DATA_ROWS else "run"
+            parquet = next(tmp_path.glob(f"{spec.name}/*={owner}/{listed['slice']}.parquet"))
+            assert listed["sha256"][spec.name] == hashlib.sha256(parquet.read_bytes()).hexdigest()
+    assert [listed["slice"] for listed in manifest["inputs"]] == ["a", "b"]
+    assert manifest["data_rows"] == {
+        "answered": 3,
+        "answered_with_predictions": 1,
+        "answered_without_predictions": 2,
+        "unanswered": 2,
+        "outcomes": {"ok": 3, "failed": 1, "rejected_by_model": 0, "not_sent": 0, "not_asked": 1},
+    }
+    assert (report.answered, report.unanswered) == (3, 2)
+    assert {file["name"]: file["sha256"] for file in manifest["files"]} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in contents(path).items() if name != "manifest.json"
+    }
+    head = [manifest[key] for key in ("format", "format_version", "run", "model", "dataset", "media_type")]
+    assert head == ["coco", 1, "run", "model", "street", "image"]
+
+
+def test_the_manifest_states_the_conventions_for_offsets(tmp_path):
+    run = make_run(media_type="text")
+    fill(Store(tmp_path), run, "0", data_rows=[{"global_key": "t"}])
+    export_run(run, Store(tmp_path), "labelbox")
+    conventions = manifest_of(folder(tmp_path, run, "labelbox"))["conventions"]
+    assert (conventions["offset_unit"], conventions["entity_end"]) == ("codepoint", "inclusive")
+
+
+def test_files_of_an_earlier_export_go_and_what_is_not_ours_stays(tmp_path):
+    run, store = make_run(), Store(tmp_path)
+    fill(store, run, "0", data_rows=ROWS)
+    path = folder(tmp_path, run, "labelbox")
+    path.mkdir(parents=True)
+    for name in ("annotations-00001.ndjson", "annotations-00012.ndjson", "notes.txt"):
+        (path / name).write_text("old")
+    export_run(run, store, "labelbox")
+    assert sorted(contents(path)) == ["data_rows.jsonl", "manifest.json", "notes.txt"]
+
+
+def test_a_damaged_table_leaves_the_old_export_as_it_was(tmp_path):
+    run, store = make_run(), Store(tmp_path)
+    fill(store, run, "0", data_rows=ROWS, boxes=some_boxes())
+    export_run(run, store, "labelbox")
+    before = contents(folder(tmp_path, run, "labelbox"))
+    (tmp_path / "boxes/run=run/0.parquet").write_bytes(b"PAR1 not really PAR1")
+    with pytest.raises(StorageError, match=r"boxes/run=run/0.parquet"):
+        export_run(run, store, "labelbox")
+    assert contents(folder(tmp_path, run, "labelbox")) == before
+    assert list(tmp_path.glob("_staging/*")) == []
+
+
+def test_a_folder_of_the_users_gets_the_same_files_and_nothing_else(tmp_path):
+    run, store, out = make_run(), Store(tmp_path / "warehouse"), tmp_path / "deep" / "out"
+    fill(store, run, "0", data_rows=ROWS, boxes=some_boxes())
+    export_run(run, store, "labelbox")
+    report = export_run(run, store, "labelbox", out)
+    assert contents(out) == contents(folder(tmp_path / "warehouse", run, "labelbox"))
+    assert report.folder == str(out)
+    assert [written.path for written in report.files] == sorted(contents(out).keys() - {"manifest.json"})
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
+    run, store = make_run(), Store(tmp_path)
+    fill(store, run, "0", data_rows=ROWS)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write"):
+        export_run(run, store, "coco", tmp_path / "file" / "out")
+
+
+def test_two_runs_on_one_dataset_do_not_mix(tmp_path):
+    store = Store(tmp_path)
+    for run, keys in ((make_run("a"), KEYS[:1]), (make_run("b"), KEYS[1:2])):
+        fill(store, run, "0", data_rows=ROWS, boxes=some_boxes(keys))
+        export_run(run, store, "labelbox")
+    counts = Counter(line["dataRow"]["globalKey"] for line in lines_of(folder(tmp_path, make_run("a"), "labelbox")))
+    assert counts == {"0.jpg": 6}
+
+
+def test_answers_whose_data_rows_are_gone_are_counted(tmp_path):
+    run, store = make_run(), Store(tmp_path)
+    fill(store, run, "0", data_rows=ROWS, boxes=some_boxes())
+    store.remove(DATA_ROWS, "street", "0")
+    report = export_run(run, store, "labelbox")
+    assert report.lost == {"data_row_missing": len(some_boxes())}
+    assert store.read(BOXES, "run", "0").num_rows == 30
+
+
+def test_tables_that_a_model_does_not_fill_need_no_files(tmp_path):
+    run, store = make_run(), Store(tmp_path)
+    fill(store, run, "0", data_rows=ROWS, boxes=some_boxes())
+    for spec in PREDICTION_TABLES:
+        if spec is not BOXES:
+            store.remove(spec, "run", "0")
+    assert export_run(run, store, "labelbox").predictions_out == 30
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_object_store_gets_the_same_files(tmp_path, name):
+    """A URL takes the road of object stores: no folders, no renames. file:// needs its folder made."""
+    run, local = make_run(), Store(tmp_path)
+    fill(local, run, "0", data_rows=ROWS, boxes=some_boxes())
+    export_run(run, local, name)
+    expected = contents(folder(tmp_path, run, name))
+    for file in folder(tmp_path, run, name).iterdir():
+        file.unlink()
+    (folder(tmp_path, run, name) / "annotations-00009.ndjson").write_text("old")
+    export_run(run, Store(f"file://{tmp_path}"), name)
+    found = contents(folder(tmp_path, run, name))
+    assert found.pop("annotations-00009.ndjson", None) == (None if name == "labelbox" else b"old")
+    assert found == expected
