@@ -52,11 +52,15 @@ class Fault:
     partial: bytes = field(default=b"", repr=False)
 
 
-class _TooLargeError(Exception):
+class _RefusedBodyError(Exception):
+    """A body that is not read to its end."""
+
+
+class _TooLargeError(_RefusedBodyError):
     """The body passed the size limit."""
 
 
-class _BadEncodingError(Exception):
+class _BadEncodingError(_RefusedBodyError):
     """The body is encoded in a way that is not understood."""
 
 
@@ -99,7 +103,7 @@ class ModelClient:
                         partial.append(chunk)  # noqa: PERF401  # what has come must survive an exception
                 finally:
                     await response.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, _TooLargeError, _BadEncodingError, ssl.SSLError) as err:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ssl.SSLError, _RefusedBodyError) as err:
             return self._fault(err, _ms_since(began), b"".join(partial)[:65536])
         self._fresh = False
         headers_seen = {name.lower(): value for name, value in response.headers.items()}

@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,6 +170,20 @@ class Invoker:
                 return
             yield report
 
+    def ask(
+        self,
+        slice_key: str,
+        global_keys: Collection[str],
+        options: CallOptions = CallOptions(),  # noqa: B008  # frozen
+    ) -> dict[str, Answer]:
+        """The answers of some rows of a slice, by global key, called where they are not there yet.
+
+        What is called stays in the ledger, so the full run does not pay again. Raises EndpointStopped, StorageError
+        and SliceBusy; a key that the slice does not have is left out.
+        """
+        asking = self._ask(slice_key, frozenset(global_keys), options)
+        return asyncio.run_coroutine_threadsafe(asking, self._loop).result()
+
     def stop(self) -> None:
         """Send nothing more; what is in flight comes home, then `invoke` ends. May be called from any thread."""
         error = EndpointStopped("cancelled", "stopped by request; every answer so far is kept, run again to go on")
@@ -255,8 +269,7 @@ class Invoker:
     async def _call_and_commit(
         self, slice_key: str, options: CallOptions, begun: asyncio.Event, began: float
     ) -> SliceReport:
-        path = self._ledger / self._run.name / f"{slice_key}.sqlite"
-        work = await asyncio.to_thread(plan_slice, self._run, slice_key, self._store, path, self._requests, options)
+        work = await self._plan(slice_key, options)
         try:
             if work.reused:
                 self._caller.knows_answers()
@@ -270,6 +283,27 @@ class Invoker:
             work.ledger.close()
             raise
         return report
+
+    async def _ask(self, slice_key: str, global_keys: frozenset[str], options: CallOptions) -> dict[str, Answer]:
+        lease = await self._lease(slice_key, asyncio.Event())
+        try:
+            work = await self._plan(slice_key, options, global_keys)
+            try:
+                if work.reused:
+                    self._caller.knows_answers()
+                tasks = [self._submit(work, call_id, row, 1) for call_id, row in work.to_call.items()]
+                await asyncio.gather(*(task.settled for task in tasks))
+                return work.answers()
+            finally:
+                work.ledger.close()
+        finally:
+            lease.release()
+
+    async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
+        path = self._ledger / self._run.name / f"{slice_key}.sqlite"
+        return await asyncio.to_thread(
+            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
+        )
 
     def _submit(self, work: SliceWork, call_id: str, row: DataRow, rows: int) -> Task:
         task = Task(row, call_id, work.ledger, asyncio.get_running_loop().create_future())

@@ -72,6 +72,18 @@ class SliceWork:
         """call_id -> rows that wait for its answer."""
         return Counter(p.call_id for p in self.planned)
 
+    def answers(self) -> dict[str, Answer]:
+        """global key -> answer with its reply, of every planned row that has one. For a few rows, not a slice."""
+        old = _CommittedReplies(self.store, self.run.name, self.slice_key)
+        fresh = self.ledger.answers({p.call_id for p in self.planned if p.committed_at is None})
+        found = {}
+        for p in self.planned:
+            if p.committed_at is not None:
+                found[p.row.global_key] = _answer(p.call_id, old.at(p.committed_at))
+            elif p.call_id in fresh:
+                found[p.row.global_key] = fresh[p.call_id]
+        return found
+
     @property
     def reused(self) -> int:
         """Rows whose answer was already there."""
@@ -79,9 +91,18 @@ class SliceWork:
 
 
 def plan_slice(
-    run: Run, slice_key: str, store: Store, ledger_path: Path, requests: FoundryRequests, options: CallOptions
+    run: Run,
+    slice_key: str,
+    store: Store,
+    ledger_path: Path,
+    requests: FoundryRequests,
+    options: CallOptions,
+    only: frozenset[str] | None = None,
 ) -> SliceWork:
-    """Read the slice and decide what to call. Raises StorageError where it has no data rows or cannot be read."""
+    """Read the slice and decide what to call; `only` limits it to some global keys, and then it is not to be committed.
+
+    Raises StorageError where the slice has no data rows or cannot be read.
+    """
     rows = store.read(DATA_ROWS, run.dataset.name, slice_key)
     if rows is None:
         name = run.dataset.name
@@ -97,6 +118,8 @@ def plan_slice(
     planned: list[PlannedRow] = []
     to_call: dict[str, DataRow] = {}
     for row in rows_of(rows):
+        if only is not None and row.global_key not in only:
+            continue
         call_id = requests.call_id(row)
         at = None if call_id in in_ledger else committed.get(call_id)
         planned.append(PlannedRow(row, call_id, at))
@@ -219,6 +242,22 @@ def _record(answer: Answer) -> dict[str, Any]:
         "error": answer.error,
         "message": answer.message,
     }
+
+
+def _answer(call_id: str, record: Mapping[str, Any]) -> Answer:
+    """The inverse of `_record`."""
+    reply, sent_at = record["reply"], record["sent_at"]
+    return Answer(
+        call_id,
+        record["outcome"],
+        attempts=record["attempts"],
+        http_status=record["http_status"],
+        sent_us=None if sent_at is None else int(sent_at.timestamp() * 1_000_000),
+        latency_ms=record["latency_ms"],
+        reply=None if reply is None else reply.encode(),
+        error=record["error"],
+        message=record["message"],
+    )
 
 
 class _CommittedReplies:

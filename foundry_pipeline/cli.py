@@ -1,0 +1,145 @@
+"""The command line, `foundry-pipeline`: what a person asks of a home folder without Dagster.
+
+Owns words, exit codes and what is printed. The environment is read here and nowhere else in the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from foundry_pipeline.content import RowReader
+from foundry_pipeline.data_rows import DataRow, rows_of
+from foundry_pipeline.datasets import load_dataset
+from foundry_pipeline.doctor import diagnose
+from foundry_pipeline.errors import ConfigError, FoundryError, Problem
+from foundry_pipeline.exports import FORMATS, ExportReport, export_run
+from foundry_pipeline.home import Home, Run, home_root_of, ledger_of, load_home, warehouse_of
+from foundry_pipeline.invoke import Invoker
+from foundry_pipeline.store import Store
+from foundry_pipeline.tables import DATA_ROWS
+
+DEFAULT_HOME = "demo/home"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code: 0 fine, 1 problems in the person's files, 2 not a command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no reason to fail
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments, os.environ, sys.stdout)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"problem: {problem}")
+        return 1
+    except FoundryError as error:
+        print(f"failed: {error}")
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="foundry-pipeline", description="Models, datasets and runs of a home folder.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    home = argparse.ArgumentParser(add_help=False)
+    home.add_argument("--home", metavar="DIR", help=f"the home folder; default: FOUNDRY_HOME, else {DEFAULT_HOME}")
+    check = commands.add_parser("check", parents=[home], help="every problem in models, datasets and runs, at once")
+    check.set_defaults(command=check_home)
+    doctor = commands.add_parser(
+        "doctor", parents=[home], help="send one data row; what in the answer breaks the contract"
+    )
+    doctor.add_argument("run", metavar="RUN")
+    doctor.add_argument("--row", metavar="GLOBAL_KEY", help="the data row; default: the first of the dataset")
+    doctor.set_defaults(command=doctor_run)
+    export = commands.add_parser("export", parents=[home], help="write a run's annotation files")
+    export.add_argument("run", metavar="RUN")
+    export.add_argument("format", metavar="FORMAT", choices=list(FORMATS), help=", ".join(FORMATS))
+    export.add_argument("--out", metavar="DIR", type=Path, help="a folder; default: annotations/ in the warehouse")
+    export.set_defaults(command=export_annotations)
+    return parser
+
+
+def check_home(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
+    """Print every problem and warning with file and place, then the counts; 1 where there is a problem."""
+    home = load_home(home_root_of(arguments.home, environ, DEFAULT_HOME), environ)
+    for problem in home.problems:
+        print(f"problem: {problem}", file=out)
+    for warning in home.warnings:
+        print(f"warning: {warning}", file=out)
+    print(_summary(home), file=out)
+    return 1 if home.problems else 0
+
+
+def doctor_run(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
+    """Send one data row of a run and print what came back; 1 where the answer breaks the contract."""
+    home = load_home(home_root_of(arguments.home, environ, DEFAULT_HOME), environ)
+    run = _run_named(home, arguments.run)
+    store = Store(warehouse_of(home.root, environ))
+    slice_key, row = _row_to_send(home, run, store, arguments.row)
+    ledger = ledger_of(home.root, environ)
+    invoker = Invoker(run, store, home.settings, home_root=home.root, ledger=ledger, environ=environ)
+    with invoker, RowReader(home.root, home.settings, encoding=run.dataset.encoding) as reader:
+        diagnosis = diagnose(run, slice_key, row, invoker, reader.text)
+    print(*diagnosis.lines(), sep="\n", file=out)
+    return 0 if diagnosis.sound else 1
+
+
+def _row_to_send(home: Home, run: Run, store: Store, global_key: str | None) -> tuple[str, DataRow]:
+    """(slice key, data row); the dataset is loaded first where it has not been."""
+    if not store.slices(DATA_ROWS, run.dataset.name):
+        load_dataset(run.dataset, home.root, home.settings, store)
+    for slice_key, table in store.read_all(DATA_ROWS, run.dataset.name):
+        for row in rows_of(table):
+            if global_key in (None, row.global_key):
+                return slice_key, row
+    wanted = f"no data row {global_key!r}" if global_key else "no data rows"
+    raise ConfigError([Problem(run.dataset.file, f"the dataset has {wanted}")])
+
+
+def export_annotations(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
+    """Write a run's annotation files and say what the format could not hold."""
+    home = load_home(home_root_of(arguments.home, environ, DEFAULT_HOME), environ)
+    run = _run_named(home, arguments.run)
+    report = export_run(run, Store(warehouse_of(home.root, environ)), arguments.format, arguments.out)
+    print(*_export_lines(report), sep="\n", file=out)
+    return 0
+
+
+def _export_lines(report: ExportReport) -> Iterator[str]:
+    rows = f"{report.answered} data rows answered, {report.unanswered} not"
+    yield f"{report.format}: {report.predictions_out} of {report.predictions_in} predictions, {rows}: {report.folder}"
+    for reason, count in report.lost.items():
+        yield f"  {reason}: {count}"
+
+
+def _run_named(home: Home, name: str) -> Run:
+    """The run, or ConfigError with what is wrong with it or what there is instead."""
+    if name in home.runs:
+        return home.runs[name]
+    near = difflib.get_close_matches(name, home.runs, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(home.runs) or 'none'}"
+    raise ConfigError([*home.problems, Problem(str(home.root / "runs"), f"no sound run {name!r}{hint}")])
+
+
+def _summary(home: Home) -> str:
+    fine = ", ".join(
+        _count(len(things), word)
+        for things, word in ((home.models, "model"), (home.datasets, "dataset"), (home.runs, "run"))
+    )
+    wrong = f"{_count(len(home.problems), 'problem')}, {_count(len(home.warnings), 'warning')}"
+    return f"{home.root}: {wrong}; fine: {fine}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
