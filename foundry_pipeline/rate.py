@@ -101,7 +101,7 @@ class Rate:
         """False where a hold came in while this process slept, or it woke so late that the slot is history."""
 
         def look(state: EndpointState, now: float) -> tuple[EndpointState, bool]:
-            late = now - slot > self._late_s + self._interval_s
+            late = now - slot > self._late_s
             return state, state.hold_until <= now and not late
 
         return self._shared.update(look)
