@@ -1,0 +1,1 @@
+"""Dagster ops, assets, checks, partitions, jobs, schedules and sensors."""

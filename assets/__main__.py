@@ -1,0 +1,53 @@
+"""`python -m assets`: commands of the code location."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from assets.materialize import materialize
+from resources import places_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, execute the command, give its exit code."""
+    arguments = _parser().parse_args(argv)
+    if not arguments.verbose:
+        warnings.simplefilter("ignore")  # Dagster's notes to developers
+    return materialize(
+        places_of(os.environ, arguments.home),
+        arguments.runs,
+        workers=arguments.workers,
+        verbose=arguments.verbose,
+        environ=os.environ,
+        out=sys.stdout,
+        err=sys.stderr,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m assets", description="The pipeline without Dagster's UI.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "materialize",
+        help="data rows, then every slice of the named runs, then their annotation files",
+        description="Exit code 0: all slices succeeded; 1: not so, or a bad file; 2: no such run; 130: stopped.",
+    )
+    command.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; all runs, where none is named")
+    command.add_argument("--home", type=Path, metavar="DIR", help="the home folder (FOUNDRY_HOME, or demo/home)")
+    command.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes that call and decode (1)")
+    command.add_argument("--verbose", action="store_true", help="with Dagster's own log")
+    return parser
+
+
+def _workers(text: str) -> int:
+    workers = int(text)
+    if not 1 <= workers <= 64:
+        raise argparse.ArgumentTypeError("expected 1 to 64")
+    return workers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""[<run>, <table>]: a run's prediction tables and rejects, decoded from its responses alone."""
+
+import base64
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from assets.descriptions import table_description
+from assets.keys import decoded_keys, decoded_tables, responses_key, table_key
+from assets.metadata import decoded_metadata, table_metadata
+from assets.outcomes import Finished, Outcomes, slices_of_step
+from assets.partitions import slices_of
+from assets.versions import decoding_version
+from foundry_pipeline.content import RowReader
+from foundry_pipeline.draw import draw_slice_sample
+from foundry_pipeline.errors import StorageError
+from foundry_pipeline.home import Run
+from foundry_pipeline.predictions import decode_slice
+from foundry_pipeline.store import Store
+from foundry_pipeline.tables import TableSpec
+from resources import Contents, Listener
+
+MOST_SLICES_A_RUN = 10_000
+"""Decoding is quick, and not the calls' policy: then Dagster decodes the good slices although one of them failed."""
+
+
+def prediction_assets(run: Run, store: Store) -> dg.AssetsDefinition:
+    """The tables of one run, as one step that can be asked for some of them. `store` only says where they will be.
+
+    All tables of a slice are written together, whichever are asked for; asked for are those that Dagster reports.
+    """
+
+    @dg.multi_asset(
+        name=f"{run.name}__predictions",
+        specs=[_spec(run, table, store) for table in decoded_tables(run)],
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.multi_run(MOST_SLICES_A_RUN),
+    )
+    def predictions(
+        context: dg.AssetExecutionContext,
+        warehouse: dg.ResourceParam[Store],
+        contents: dg.ResourceParam[Contents],
+        listener: dg.ResourceParam[Listener],
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        asked = [key for key in decoded_keys(run) if key in context.selected_asset_keys]
+        with slices_of_step(context) as outcomes, contents.open(run.dataset) as reader:
+            for slice_key in context.partition_keys:
+                _decode(run, slice_key, asked, warehouse, reader, outcomes)
+                listener.on_decoded(run.name, slice_key)
+            _add_picture(run, warehouse, reader, outcomes)
+        for key in asked:
+            yield dg.MaterializeResult(asset_key=key, data_version=outcomes.data_version(key))
+
+    return predictions
+
+
+def _spec(run: Run, table: TableSpec, store: Store) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        table_key(run.name, table.name),
+        deps=[responses_key(run.name)],
+        group_name=run.name,
+        kinds={"parquet"},
+        description=table_description(run, table),
+        metadata=table_metadata(table, store.uri(table, run.name)),
+        code_version=decoding_version(run),
+        partitions_def=slices_of(run.dataset),
+        skippable=True,
+    )
+
+
+def _decode(
+    run: Run, slice_key: str, asked: Sequence[dg.AssetKey], store: Store, reader: RowReader, outcomes: Outcomes
+) -> None:
+    try:
+        report = decode_slice(run, slice_key, store, reader.text)
+    except StorageError as err:
+        outcomes.failed[slice_key] = str(err)
+        return
+    for key in asked:
+        table = key.path[-1]
+        metadata = decoded_metadata(report, table)
+        outcomes.finished.append(Finished(key, slice_key, report.data_versions[table], metadata))
+
+
+def _add_picture(run: Run, store: Store, reader: RowReader, outcomes: Outcomes) -> None:
+    """Draw the first slice that has something to show. One picture a step: events are kept for ever."""
+    if run.dataset.media_type != "image":
+        return
+    for at, done in enumerate(outcomes.finished):
+        if done.asset_key != outcomes.finished[0].asset_key:
+            continue
+        jpeg = draw_slice_sample(run, store, done.slice_key, reader.picture)
+        if jpeg is not None:
+            picture = dg.MetadataValue.md(f"![predictions](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})")
+            outcomes.finished[at] = Finished(
+                done.asset_key, done.slice_key, done.data_version, {**done.metadata, "picture": picture}
+            )
+            return

@@ -1,0 +1,54 @@
+"""Code versions: what a person may change in files so that an asset is out of date. Dagster shows such assets as stale.
+
+The speed of calls, a description or a time-out changes no answer, and is in none of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from foundry_pipeline.home import Run
+
+
+def answers_version(run: Run) -> str:
+    """Changes with what is sent to the model: endpoint, protocol, parameters, ontology."""
+    model = run.model
+    return _digest(
+        {
+            "endpoint": model.inference_endpoint,
+            "protocol": model.protocol,
+            "version": model.version,
+            "max_tokens": model.max_tokens,
+            "params": run.inference_params,
+            **_what_is_known(run),
+        }
+    )
+
+
+def decoding_version(run: Run) -> str:
+    """Changes with what replies are checked against."""
+    return _digest(_what_is_known(run))
+
+
+def exports_version(run: Run) -> str:
+    """Changes with what is let out into files, and under which names."""
+    return _digest(
+        {
+            "exports": run.exports,
+            "ontology_mapping": run.ontology_mapping,
+            "min_score": [run.min_score.default, dict(run.min_score.by_feature)],
+        }
+    )
+
+
+def _what_is_known(run: Run) -> Mapping[str, object]:
+    return {
+        "ontology": run.model.ontology.as_json() if run.model.ontology else None,
+        "kinds": run.model.allowed_feature_kinds,
+        "dataset": run.dataset.name,
+    }
+
+
+def _digest(facts: Mapping[str, object]) -> str:
+    canonical = json.dumps(facts, sort_keys=True, ensure_ascii=False, default=dict)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]

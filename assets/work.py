@@ -1,0 +1,199 @@
+"""One Dagster run at a time, in this process: what a worker of the command line does.
+
+A worker may be a thread or a process. It hears of a stop from its event: signals go to the command, and Dagster takes
+them over while it works on the main thread.
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
+
+from assets.code_location import code_location
+from assets.instance import PROCESS, open_instance, sign_of_life
+from assets.outcomes import FAILURES, materialized_in
+from assets.partitions import range_tags
+from foundry_pipeline.datasets import DatasetReport, LoadProgress
+from foundry_pipeline.home import Home
+from foundry_pipeline.invoke import Progress, SliceReport
+from resources import Listener, ModelCalls, Places
+
+INTERRUPTS = {"KeyboardInterrupt", "DagsterExecutionInterruptedError"}
+ALL_SLICES = ""
+"""Stands for all of a task's slices, where a failure is not about one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One Dagster run: assets of a job, on neighbouring slices; no slices where the assets have none."""
+
+    job: str
+    keys: tuple[tuple[str, ...], ...]
+    slices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What Dagster recorded. `done` holds (asset key, slice key or None); `failures` is slice key, or ALL_SLICES,
+    -> why."""
+
+    task: Task
+    done: frozenset[tuple[dg.AssetKey, str | None]] = frozenset()
+    failures: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A slice's tables are written."""
+
+    slice_key: str
+
+
+Event = LoadProgress | DatasetReport | Progress | SliceReport | Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something a worker tells the command while it works on `task`."""
+
+    task: Task
+    what: Event
+
+
+class Stop(Protocol):
+    """threading.Event, or the one of multiprocessing."""
+
+    def is_set(self) -> bool:
+        """True once everybody is to stop."""
+
+
+class Messenger(Listener):
+    """Hands the news on, and is where a step hears that it is to stop: it is asked a few times a second."""
+
+    task: Task
+    """What the worker works on now."""
+
+    def __init__(self, tell: Callable[[News], None], stop: Stop) -> None:
+        self._tell = tell
+        self._stop = stop
+
+    def on_load(self, progress: LoadProgress) -> None:
+        """Hand on."""
+        self._hand_on(progress)
+
+    def on_loaded(self, report: DatasetReport) -> None:
+        """Hand on."""
+        self._hand_on(report)
+
+    def on_calls(self, progress: Progress) -> None:
+        """Hand on."""
+        self._hand_on(progress)
+
+    def on_slice(self, run: str, report: SliceReport) -> None:  # noqa: ARG002, the report's task knows the run
+        """Hand on."""
+        self._hand_on(report)
+
+    def on_decoded(self, run: str, slice_key: str) -> None:  # noqa: ARG002, the task knows the run
+        """Hand on."""
+        self._hand_on(Decoded(slice_key))
+
+    def _hand_on(self, what: Event) -> None:
+        self._tell(News(self.task, what))
+        self._obey()
+
+    def _obey(self) -> None:
+        parent = multiprocessing.parent_process()
+        if self._stop.is_set() or (parent is not None and not parent.is_alive()):
+            raise KeyboardInterrupt
+
+
+class Worker:
+    """Executes tasks of one home, against the persistent instance."""
+
+    def __init__(
+        self,
+        home: Home,
+        places: Places,
+        tell: Callable[[News], None],
+        stop: Stop,
+        *,
+        verbose: bool = False,
+        model_calls: ModelCalls | None = None,
+    ) -> None:
+        """`model_calls` takes the place of the code location's own: a seam for tests."""
+        self._home = home
+        self._places = places
+        self._messenger = Messenger(tell, stop)
+        self._stop = stop
+        self._verbose = verbose
+        self._model_calls = model_calls
+
+    @cached_property
+    def _definitions(self) -> dg.Definitions:
+        logging.getLogger("assets.code_location").disabled = True  # the command has said what is wrong
+        resources: dict[str, object] = {"listener": self._messenger}
+        if self._model_calls is not None:
+            resources["model_calls"] = self._model_calls
+        return code_location(self._home, self._places, resources)
+
+    def execute(self, task: Task) -> Result:
+        """Execute the task as the UI would. A failure is a result; a stop is one, too."""
+        if self._stop.is_set():
+            return Result(task, interrupted=True)
+        job = self._definitions.resolve_job_def(task.job)
+        self._messenger.task = task
+        with open_instance(self._places) as instance, sign_of_life(self._places) as name:
+            result = job.execute_in_process(
+                instance=instance,
+                asset_selection=[dg.AssetKey(list(key)) for key in task.keys],
+                tags={PROCESS: name, **(range_tags(task.slices) if task.slices else {})},
+                run_config=None if self._verbose else _SILENT,
+                raise_on_error=False,
+            )
+            return _result(task, result, instance)
+
+
+_SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def _result(task: Task, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> Result:
+    found = Result(task, frozenset(materialized_in(instance, result.run_id)))
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        data = event.step_failure_data
+        metadata = data.user_failure_data.metadata if data.user_failure_data else {}
+        if FAILURES in metadata:
+            found = replace(found, failures={**found.failures, **_failures(metadata[FAILURES])})
+        elif data.error is not None and _names(data.error) & INTERRUPTS:
+            found = replace(found, interrupted=True)
+        else:
+            found = replace(found, failures={**found.failures, ALL_SLICES: _in_words(data.error)})
+    if not result.success and not found.failures and not found.interrupted:
+        return replace(found, failures={ALL_SLICES: "the Dagster run failed; the UI shows its log"})
+    return found
+
+
+def _failures(metadata: dg.MetadataValue) -> Mapping[str, str]:
+    assert isinstance(metadata, dg.JsonMetadataValue) and isinstance(metadata.value, Mapping)
+    return {str(slice_key): str(why) for slice_key, why in metadata.value.items()}
+
+
+def _chain(error: SerializableErrorInfo) -> Sequence[SerializableErrorInfo]:
+    return [error, *(_chain(error.cause) if error.cause is not None else [])]
+
+
+def _names(error: SerializableErrorInfo) -> set[str | None]:
+    return {one.cls_name for one in _chain(error)}
+
+
+def _in_words(error: SerializableErrorInfo | None) -> str:
+    """What was raised at first: Dagster wraps it in errors of its own."""
+    if error is None:
+        return "the step failed"
+    message = _chain(error)[-1].message.strip()
+    return message.partition(": ")[2] if message.startswith("foundry_pipeline.") else message
