@@ -21,16 +21,15 @@ PROBE_MOST_S = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """May a request go? `probe`: it is this process's turn to send the canary. `wait_s`: ask again then."""
+    """May a request go? `is_probe`: it is this process's turn to send the canary. `wait_s`: ask again then."""
 
-    open_for_s: float
-    probe: bool = False
+    is_probe: bool = False
     wait_s: float = 0.0
 
     @property
-    def closed(self) -> bool:
-        """True where ordinary requests may not go."""
-        return self.probe or self.wait_s > 0
+    def is_free(self) -> bool:
+        """True where ordinary requests may go."""
+        return not self.is_probe and self.wait_s <= 0
 
 
 class Breaker:
@@ -39,6 +38,7 @@ class Breaker:
     def __init__(self, shared: SharedState, jitter: Callable[[], float] = random.random) -> None:
         self._shared = shared
         self._jitter = jitter
+        self._is_new = True
 
     def succeeded(self) -> None:
         """An ordinary request or the canary was answered: the endpoint is fine."""
@@ -65,7 +65,9 @@ class Breaker:
         """A canary failed although the breaker was closed: hold everybody back."""
 
         def trip(state: EndpointState, now: float) -> tuple[EndpointState, None]:
-            return state._replace(open_since=state.open_since or now, next_probe=now + 1.0), None
+            if state.open_since:
+                return state, None
+            return state._replace(open_since=now, next_probe=now + 1.0, probes=0), None
 
         self._shared.update(trip)
 
@@ -79,15 +81,23 @@ class Breaker:
 
         self._shared.update(back_off)
 
+    def probe_abandoned(self) -> None:
+        """This process stops before its probe has brought anything: it is another's turn."""
+        self._shared.update(lambda state, now: (state._replace(next_probe=now), None))
+
     def gate(self) -> Gate:
-        """Ask before every request. Gives the probe to one process, which must report back."""
+        """Ask before every request. Gives the probe to one process, which must report back.
+
+        A process that has just started may probe at once: its person wants to know now, and the last prober may have
+        been killed.
+        """
+        is_new, self._is_new = self._is_new, False
 
         def ask(state: EndpointState, now: float) -> tuple[EndpointState, Gate]:
             if not state.open_since:
-                return state, Gate(0.0)
-            down_s = now - state.open_since
-            if now < state.next_probe:
-                return state, Gate(down_s, wait_s=state.next_probe - now)
-            return state._replace(next_probe=now + PROBE_MOST_S), Gate(down_s, probe=True)
+                return state, Gate()
+            if now < state.next_probe and not is_new:
+                return state, Gate(wait_s=state.next_probe - now)
+            return state._replace(next_probe=now + PROBE_MOST_S), Gate(is_probe=True)
 
         return self._shared.update(ask)

@@ -7,6 +7,7 @@ all of them share one TLS context. The whole call has a deadline, since httpx's 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
 import zlib
@@ -16,7 +17,12 @@ from enum import Enum
 
 import httpx
 
+from foundry_pipeline.errors import shown
+
 CONNECT_TIMEOUT_S = 10.0
+
+# httpx logs every URL at INFO, and a secret may travel in the query.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Broken(Enum):
@@ -147,7 +153,7 @@ class _Inflater:
         self._inflate = None
         if encoding not in ("", "identity"):
             if encoding not in ("gzip", "x-gzip", "deflate"):
-                raise _BadEncodingError(encoding)
+                raise _BadEncodingError(shown(encoding))
             self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | (32 if "gzip" in encoding else 0))
 
     def plain(self, raw: bytes, room: int) -> bytes:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -51,7 +52,7 @@ class SharedState(Protocol):
 _RECORD = struct.Struct("<36s8d")
 _CHECK = struct.Struct("<I")
 MOST_AHEAD_S = 2 * 3600.0
-"""No legal state reaches further into the future than an hour's Retry-After and its queue; more is damage."""
+"""No hold or back-off reaches further into the future; more is damage. Slots may, at a very slow rate."""
 
 
 class StateFile:
@@ -62,6 +63,7 @@ class StateFile:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._clock = clock
+        self._lock = threading.Lock()  # flock tells processes apart, not threads
         self._boot = (boot_id or _this_boot()).encode()[:36].ljust(36)
 
     def close(self) -> None:
@@ -74,16 +76,17 @@ class StateFile:
 
     def update(self, change: Callable[[EndpointState, float], tuple[EndpointState, R]]) -> R:
         """See SharedState."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        try:
-            now = self._clock()
-            before = self._read(now)
-            after, result = change(before, now)
-            if after is not before:
-                self._write(after)
-            return result
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        with self._lock:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            try:
+                now = self._clock()
+                before = self._read(now)
+                after, result = change(before, now)
+                if after is not before:
+                    self._write(after)
+                return result
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _read(self, now: float) -> EndpointState:
         raw = os.pread(self._descriptor, _RECORD.size + _CHECK.size, 0)
@@ -92,7 +95,7 @@ class StateFile:
         record, check = raw[: _RECORD.size], _CHECK.unpack(raw[_RECORD.size :])[0]
         boot, *values = _RECORD.unpack(record)
         state = EndpointState(*values)
-        absurd = max(state.next_free, state.hold_until, state.next_probe) > now + MOST_AHEAD_S
+        absurd = max(state.hold_until, state.next_probe) > now + MOST_AHEAD_S
         if zlib.crc32(record) != check or boot != self._boot or absurd:
             return EndpointState()
         return state
@@ -122,7 +125,8 @@ class LocalState:
 def endpoint_key(url: str) -> str:
     """A file name for an endpoint: 32 hexadecimal characters of the URL without user info, query and fragment."""
     parts = urlsplit(url)
-    place = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or ""
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    place = f"{parts.hostname}:{port}"
     return hashlib.sha256(urlunsplit((parts.scheme, place, parts.path, "", "")).encode()).hexdigest()[:32]
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import httpx
 
+from foundry_pipeline.blame import Task
 from foundry_pipeline.breaker import Breaker
-from foundry_pipeline.calls import Caller, CallRules, Task
+from foundry_pipeline.calls import Caller, CallRules
 from foundry_pipeline.client import ModelClient
 from foundry_pipeline.content import ContentReader
 from foundry_pipeline.data_rows import DataRow
@@ -33,6 +34,7 @@ from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rate import Rate
 from foundry_pipeline.secrets import auth_headers, scrubber
 from foundry_pipeline.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
+from foundry_pipeline.stop import Stop
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS, TEXTS
 
@@ -128,10 +130,18 @@ class Invoker:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {run.name}", daemon=True)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
+        self._slices: set[asyncio.Task[None]] = set()
         self._driving: ThreadFuture[None] | None = None
 
     def __enter__(self) -> Invoker:
-        self._state = StateFile(self._ledger / "rates" / endpoint_key(self._run.model.inference_endpoint))
+        """Raises StorageError where the ledger or the warehouse cannot be written: no call is paid for nothing."""
+        self._store.recover()
+        self._store.check_writable()
+        rates = self._ledger / "rates"
+        try:
+            self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
+        except OSError as err:
+            raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
@@ -193,13 +203,15 @@ class Invoker:
 
     async def _open(self) -> None:
         self._reader = ContentReader(self._home_root, self._settings, encoding=self._run.dataset.encoding)
-        self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst)
+        stop = Stop()
+        self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state)
         tls = await asyncio.to_thread(ssl.create_default_context)
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
             self._breaker,
+            stop,
             body_of=self._body_of,
             make_client=lambda: ModelClient(
                 self._run.model.inference_endpoint,
@@ -220,20 +232,22 @@ class Invoker:
                 await asyncio.sleep(0.05)
             self._driving.cancel()
         await self._caller.close()
+        for task in self._slices:
+            task.cancel()
+        await asyncio.gather(*self._slices, return_exceptions=True)
         await self._reader.close()
 
     async def _drive(self, slice_keys: list[str], options: CallOptions) -> None:
         """Work on slices in order, beginning the next while the calls of the last ones run out."""
         waiting = deque(slice_keys)
-        active: set[asyncio.Task[None]] = set()
-        while waiting or active:
+        while waiting or self._slices:
             enough = self._caller.open_calls >= 2 * self._caller.in_flight_limit
-            if waiting and not (active and enough) and len(active) < MOST_SLICES_AT_ONCE:
+            if waiting and not (self._slices and enough) and len(self._slices) < MOST_SLICES_AT_ONCE:
                 begun = asyncio.Event()
-                active.add(asyncio.create_task(self._slice(waiting.popleft(), options, begun)))
+                self._slices.add(asyncio.create_task(self._slice(waiting.popleft(), options, begun)))
                 await begun.wait()
             else:
-                done, active = await asyncio.wait(active, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                done, self._slices = await asyncio.wait(self._slices, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
 
@@ -247,7 +261,7 @@ class Invoker:
                 report = await self._call_and_commit(slice_key, options, begun, began)
             finally:
                 lease.release()
-        except (SliceBusy, EndpointStopped, StorageError) as err:
+        except (SliceBusy, EndpointStopped, StorageError, OSError) as err:
             report = SliceReport(slice_key, seconds=time.monotonic() - began, failure=str(err))
         finally:
             begun.set()
@@ -271,8 +285,7 @@ class Invoker:
     ) -> SliceReport:
         work = await self._plan(slice_key, options)
         try:
-            if work.reused:
-                self._caller.knows_answers()
+            self._remember_answer(work)
             self._done["rows"] += work.reused
             sharing = work.rows_sharing
             tasks = [self._submit(work, call_id, row, sharing[call_id]) for call_id, row in work.to_call.items()]
@@ -289,10 +302,12 @@ class Invoker:
         try:
             work = await self._plan(slice_key, options, global_keys)
             try:
-                if work.reused:
-                    self._caller.knows_answers()
+                self._remember_answer(work)
                 tasks = [self._submit(work, call_id, row, 1) for call_id, row in work.to_call.items()]
-                await asyncio.gather(*(task.settled for task in tasks))
+                settled = await asyncio.gather(*(task.settled for task in tasks), return_exceptions=True)
+                for error in settled:
+                    if isinstance(error, BaseException):
+                        raise error
                 return work.answers()
             finally:
                 work.ledger.close()
@@ -304,6 +319,13 @@ class Invoker:
         return await asyncio.to_thread(
             plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
         )
+
+    def _remember_answer(self, work: SliceWork) -> None:
+        """A row that was answered before shows that the endpoint works, and can show it again."""
+        for planned in work.planned:
+            if planned.kept == "ok" or planned.good_at is not None:
+                self._caller.knows_answer(planned.row)
+                return
 
     def _submit(self, work: SliceWork, call_id: str, row: DataRow, rows: int) -> Task:
         task = Task(row, call_id, work.ledger, asyncio.get_running_loop().create_future())
@@ -335,9 +357,9 @@ class Invoker:
             return replace(report, failure=f"{failure} ({_kept(work, settled)})")
         try:
             outcomes, empty, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
-        except BaseException:
+        except (StorageError, OSError) as err:
             work.ledger.close()
-            raise
+            return replace(report, failure=f"{err} ({_kept(work, settled)})")
         if work.ledger.is_empty():
             work.ledger.remove()
         else:
@@ -422,7 +444,7 @@ def _rules(run: Run, settings: Settings) -> CallRules:
 
 
 def _report(work: SliceWork, tasks: Sequence[Task], settled: Mapping[str, Answer], seconds: float) -> SliceReport:
-    """What the calls brought, before the commit: counts of rows whose call was settled now."""
+    """What the calls brought, before the commit. A row whose call was stopped counts as not sent."""
     outcomes, errors = outcome_counts(work, settled)
     calls = sum(task.sends for task in tasks)
     return SliceReport(
@@ -431,7 +453,7 @@ def _report(work: SliceWork, tasks: Sequence[Task], settled: Mapping[str, Answer
         ok=outcomes["ok"],
         failed=outcomes["failed"],
         rejected_by_model=outcomes["rejected_by_model"],
-        not_sent=len(work.planned) - work.reused - outcomes.total() + outcomes["not_sent"],
+        not_sent=len(work.planned) - outcomes.total() + outcomes["not_sent"],
         calls=calls,
         reused=work.reused,
         repeated=work.repeated,

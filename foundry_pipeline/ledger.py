@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -97,7 +98,14 @@ class Answer:
     message: str | None = None
 
 
-Entry = Intent | Attempt | Answer
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A declared call that was not sent after all."""
+
+    call_id: str
+
+
+Entry = Intent | Attempt | Answer | Withdrawal
 
 
 class Lease:
@@ -106,9 +114,12 @@ class Lease:
     def __init__(self, path: Path, run: str) -> None:
         """Take the lease now, or raise SliceBusy naming its holder."""
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(path.parent)
         while True:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as err:
+                raise StorageError(f"ledger {path}: {err.strerror or err}") from err
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -141,11 +152,12 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Open or make the database at `path`. Raises StorageError where it cannot be read or written."""
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(path.parent)
         self._engine = sa.create_engine(f"sqlite+pysqlite:///{path}", poolclass=sa.pool.NullPool)
         sa.event.listen(self._engine, "connect", _durable)
         self._queue: queue.SimpleQueue[tuple[Entry, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._failed: StorageError | None = None
+        self._closed = False
         with self._translated():
             _metadata.create_all(self._engine)
             self.unknown = self._settle_unknown()
@@ -178,13 +190,20 @@ class Ledger:
         wanted = list(call_ids)
         columns = [CALLS.c[name] for name in _ANSWER_COLUMNS]
         with self._translated(), self._engine.begin() as connection:
-            found = connection.execute(sa.select(*columns).where(CALLS.c.call_id.in_(wanted)))
-            return {record.call_id: Answer(**record._mapping) for record in found if record.outcome is not None}
+            found = connection.execute(sa.select(*columns, CALLS.c.reply_sha256).where(CALLS.c.call_id.in_(wanted)))
+            return {record.call_id: self._answer(record) for record in found if record.outcome is not None}
+
+    def _answer(self, record: Any) -> Answer:
+        if record.reply is not None and hashlib.sha256(record.reply).digest() != record.reply_sha256:
+            raise StorageError(f"ledger {self.path}: a reply is damaged; run again and it is asked again")
+        return Answer(**{name: getattr(record, name) for name in _ANSWER_COLUMNS})
 
     async def write(self, entry: Entry) -> None:
         """Return once `entry` is durable. Raises StorageError where it cannot be made so."""
         if self._failed:
             raise self._failed
+        if self._closed:
+            raise StorageError(f"ledger {self.path}: closed; {type(entry).__name__} of {entry.call_id} is not written")
         if self._writer is None:
             self._writer = threading.Thread(target=self._write_groups, name="ledger", daemon=True)
             self._writer.start()
@@ -209,6 +228,7 @@ class Ledger:
 
     def close(self) -> None:
         """Make everything queued durable and close the database."""
+        self._closed = True
         if self._writer is not None:
             self._queue.put(None)
             self._writer.join()
@@ -252,14 +272,15 @@ class Ledger:
             with connection.begin():
                 for entry in entries:
                     _apply(connection, entry)
-        except sa.exc.DBAPIError as err:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as err:
+            # Whatever it is, those who wait must hear of it: a writer that dies in silence hangs the run.
             self._failed = _storage_error(self.path, err)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sa.exc.DBAPIError, sqlite3.Error) as err:
+        except (sa.exc.DBAPIError, sqlite3.Error, OSError) as err:
             raise _storage_error(self.path, err) from err
 
 
@@ -290,15 +311,29 @@ _INTENT_AGAIN = (
 )
 _ANSWER = (
     sa.update(CALLS)
-    .where(CALLS.c.call_id == sa.bindparam("b_call_id"))
+    .where(
+        CALLS.c.call_id == sa.bindparam("b_call_id"),
+        sa.or_(
+            CALLS.c.outcome.is_(None),
+            CALLS.c.outcome != "ok",
+            sa.bindparam("b_outcome").in_(("ok", "rejected_by_model")),
+        ),
+    )
     .values(
         in_flight=False,
+        sent_us=sa.func.coalesce(sa.bindparam("b_sent_us"), CALLS.c.sent_us),
         **{
             name: sa.bindparam(f"b_{name}")
             for name in ("outcome", "http_status", "latency_ms", "reply", "reply_sha256", "error", "message")
         },
     )
 )
+_WITHDRAWAL = (
+    sa.update(CALLS)
+    .where(CALLS.c.call_id == sa.bindparam("b_call_id"))
+    .values(in_flight=False, attempts=CALLS.c.attempts - 1)
+)
+_IS_THERE = sa.select(CALLS.c.call_id).where(CALLS.c.call_id == sa.bindparam("b_call_id"))
 _NOT_SENT = CALLS.insert().values(
     attempts=0,
     in_flight=False,
@@ -316,6 +351,8 @@ def _apply(connection: sa.Connection, entry: Entry) -> None:
             )
     elif isinstance(entry, Answer):
         _apply_answer(connection, entry)
+    elif isinstance(entry, Withdrawal):
+        connection.execute(_WITHDRAWAL, {"b_call_id": entry.call_id})
     else:
         _apply_attempt(connection, entry)
 
@@ -325,13 +362,15 @@ def _apply_answer(connection: sa.Connection, answer: Answer) -> None:
         "b_call_id": answer.call_id,
         "b_outcome": answer.outcome,
         "b_http_status": answer.http_status,
+        "b_sent_us": answer.sent_us,
         "b_latency_ms": answer.latency_ms,
         "b_reply": answer.reply,
         "b_reply_sha256": None if answer.reply is None else hashlib.sha256(answer.reply).digest(),
         "b_error": answer.error,
         "b_message": answer.message,
     }
-    if connection.execute(_ANSWER, values).rowcount == 0:
+    changed = connection.execute(_ANSWER, values).rowcount
+    if not changed and connection.execute(_IS_THERE, {"b_call_id": answer.call_id}).first() is None:
         connection.execute(
             _NOT_SENT,
             {
@@ -388,8 +427,15 @@ def _settle(futures: list[asyncio.Future[None]], error: StorageError | None) -> 
 
 
 def _storage_error(path: Path, err: Exception) -> StorageError:
-    cause = str(getattr(err, "orig", None) or err).splitlines()[0]
+    cause = next(iter(str(getattr(err, "orig", None) or err).splitlines()), type(err).__name__)
     return StorageError(f"ledger {path}: {cause}; what it holds is kept, nothing more is sent")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as err:
+        raise StorageError(f"ledger folder {folder}: {err.strerror or err}") from err
 
 
 def _now_text() -> str:

@@ -19,6 +19,8 @@ WIDER = 1.01
 CATCH_UP_S = 0.005
 """An event loop that wakes late may take the slots of the last 5 ms; older ones are lost, not sent in a bunch."""
 LONGEST_HOLD_S = 3600.0
+MOST_BOOKED = 256
+"""Every process books one slot ahead. More than this many are left over from a slower rate that no longer holds."""
 LEAST_PACE = 0.1
 RECOVERY_PER_S = 0.01
 SLOWER_EVERY_S = 5.0
@@ -93,9 +95,11 @@ class Rate:
 
     def _take(self, state: EndpointState, now: float) -> tuple[EndpointState, float]:
         """A slot that is a little late is still taken; after a pause only the burst's are left."""
-        due = state.next_free if state.next_free >= now - self._late_s else now - self._burst_s
+        interval_s = self._interval_s / _pace(state, now)
+        next_free = min(state.next_free, max(now, state.hold_until) + MOST_BOOKED * interval_s)
+        due = next_free if next_free >= now - self._late_s else now - self._burst_s
         slot = max(due, state.hold_until)
-        return state._replace(next_free=slot + self._interval_s / _pace(state, now)), slot
+        return state._replace(next_free=slot + interval_s), slot
 
     def _still_good(self, slot: float) -> bool:
         """False where a hold came in while this process slept, or it woke so late that the slot is history."""

@@ -7,6 +7,7 @@ Reading a reference from a manifest is `endpoint_source.py`; which hosts are all
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -171,7 +172,16 @@ def _shapes_of(secrets: Iterable[str]) -> set[bytes]:
     shapes: set[bytes] = set()
     for secret in secrets:
         if len(secret) >= SCRUBBED_FROM_CHARS:
-            spellings = (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])
+            escaped = json.dumps(secret)[1:-1]
+            unicode_escaped = "".join(c if c.isalnum() else f"\\u{ord(c):04x}" for c in secret)
+            spellings = (
+                secret,
+                quote(secret, safe=""),
+                html.escape(secret),
+                escaped,
+                escaped.replace("/", "\\/"),
+                unicode_escaped,
+            )
             shapes |= {spelling.encode() for spelling in spellings} | {base64.b64encode(secret.encode())}
     return shapes
 

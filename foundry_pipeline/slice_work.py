@@ -21,12 +21,19 @@ from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.ledger import Answer, Ledger
 from foundry_pipeline.protocols.foundry import FoundryRequests
-from foundry_pipeline.store import Store, Write
+from foundry_pipeline.store import Store, Write, reading
 from foundry_pipeline.tables import DATA_ROWS, RESPONSES, build
 
 CHUNK_ROWS = 64
 GROUP_BYTES = 8 * 1024 * 1024
 GROUP_ROWS = 8192
+GOOD = ("ok", "rejected_by_model")
+"""Outcomes that say what the model thinks of the row."""
+ASKED_AGAIN: Mapping[str, tuple[str, ...]] = {
+    "failed": ("failed", "not_sent"),
+    "rejected": ("failed", "not_sent", "rejected_by_model"),
+    "none": (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +44,29 @@ class CallOptions:
     refresh: bool = False
     retry: str = "failed"
 
+    def __post_init__(self) -> None:
+        if self.retry not in ASKED_AGAIN:
+            raise ValueError(f"retry: expected one of {', '.join(ASKED_AGAIN)}; got {self.retry!r}")
+
     def keeps(self, outcome: str) -> bool:
         """True where an earlier outcome stands without another call."""
-        if self.refresh:
-            return False
-        asked_again = {"failed": ("failed", "not_sent"), "rejected": ("failed", "not_sent", "rejected_by_model")}
-        return outcome not in asked_again.get(self.retry, ())
+        return not self.refresh and outcome not in ASKED_AGAIN[self.retry]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """A data row, its call, and where its answer is: the place in the committed file, or None for the ledger."""
+    """A data row, its call, and where its answer is.
+
+    `committed_at` is the answer's place in the committed file, None where it is, or will be, in the ledger. `kept` is
+    the outcome of an answer that stands without a call. `good_at` is the place of a committed good answer to the same
+    request: it stays where a refresh fails.
+    """
 
     row: DataRow
     call_id: str
     committed_at: int | None
+    kept: str | None = None
+    good_at: int | None = None
 
 
 @dataclass(slots=True)
@@ -87,7 +102,7 @@ class SliceWork:
     @property
     def reused(self) -> int:
         """Rows whose answer was already there."""
-        return sum(1 for p in self.planned if p.call_id not in self.to_call)
+        return sum(1 for p in self.planned if p.kept is not None)
 
 
 def plan_slice(
@@ -110,7 +125,7 @@ def plan_slice(
     committed = _committed_answers(store, run.name, slice_key, options)
     ledger = Ledger(ledger_path)
     try:
-        in_ledger = {call_id for call_id, outcome in ledger.outcomes().items() if options.keeps(outcome)}
+        in_ledger = {call_id: outcome for call_id, outcome in ledger.outcomes().items() if options.keeps(outcome)}
     except BaseException:
         ledger.close()
         raise
@@ -121,33 +136,56 @@ def plan_slice(
         if only is not None and row.global_key not in only:
             continue
         call_id = requests.call_id(row)
-        at = None if call_id in in_ledger else committed.get(call_id)
-        planned.append(PlannedRow(row, call_id, at))
-        if at is None and call_id not in in_ledger:
+        planned.append(_planned(row, call_id, in_ledger.get(call_id), committed.get(call_id), options))
+        if planned[-1].kept is None:
             to_call.setdefault(call_id, row)
     work.planned, work.to_call = planned, to_call
     work.repeated = len(ledger.unknown & to_call.keys())
     return work
 
 
-def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> dict[str, int]:
-    """call_id -> place in the committed `responses` of an answer that stands."""
-    table = store.read(RESPONSES, run, slice_key, ["call_id", "outcome"])
+def _planned(
+    row: DataRow, call_id: str, in_ledger: str | None, committed: tuple[int, str] | None, options: CallOptions
+) -> PlannedRow:
+    """The ledger's answer is newer than the committed one."""
+    at, outcome = committed or (None, "")
+    good_at = at if outcome in GOOD else None
+    if in_ledger is not None:
+        return PlannedRow(row, call_id, None, in_ledger, good_at)
+    if at is not None and options.keeps(outcome):
+        return PlannedRow(row, call_id, at, outcome, good_at)
+    return PlannedRow(row, call_id, None, None, good_at)
+
+
+def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> dict[str, tuple[int, str]]:
+    """call_id -> (place in the committed `responses`, outcome).
+
+    A damaged file is refused, and its rows are asked again only on request: with `refresh`.
+    """
+    try:
+        table = store.read(RESPONSES, run, slice_key, ["call_id", "outcome"])
+    except StorageError:
+        if options.refresh:
+            return {}
+        raise
     if table is None:
         return {}
     pairs = zip(table["call_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
-    return {call_id: at for at, (call_id, outcome) in enumerate(pairs) if options.keeps(outcome)}
+    return {call_id: (at, outcome) for at, (call_id, outcome) in enumerate(pairs)}
 
 
 def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Counter[str], Counter[str]]:
-    """(outcome -> rows, error code -> rows) over all rows that have an answer now."""
+    """(outcome -> rows that will be committed with it, error code -> rows whose call ended so now)."""
     outcomes: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     for planned in work.planned:
-        if (answer := settled.get(planned.call_id)) is not None:
-            outcomes[answer.outcome] += 1
-            if answer.error:
-                errors[answer.error] += 1
+        answer = settled.get(planned.call_id)
+        if answer is not None and answer.error:
+            errors[answer.error] += 1
+        if planned.kept is not None:
+            outcomes[planned.kept] += 1
+        elif answer is not None:
+            outcomes["ok" if answer.outcome not in GOOD and planned.good_at is not None else answer.outcome] += 1
     return outcomes, errors
 
 
@@ -159,6 +197,7 @@ def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[
     tally = _Tally()
     if unchanged := _unchanged(work, tally):
         return tally.outcomes, tally.empty, unchanged
+    tally = _Tally()
     written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
     work.ledger.forget(p.call_id for p in work.planned)
     return tally.outcomes, tally.empty, written[RESPONSES.name].sha256
@@ -181,10 +220,9 @@ _EMPTY_REPLIES = frozenset({"{}", "[]", "{ }", "[ ]"})
 def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
     """The committed file's sha256 where it already says exactly this."""
     file = work.store.open(RESPONSES, work.run.name, work.slice_key)
-    record = work.store.record(work.run.name, work.slice_key, RESPONSES.name)
-    if file is None or record is None:
+    if file is None:
         return None
-    with file:
+    with file, reading(work.store.path(RESPONSES, work.run.name, work.slice_key)):
         same = file.metadata.num_rows == len(work.planned) and all(
             planned.committed_at == at for at, planned in enumerate(work.planned)
         )
@@ -194,8 +232,7 @@ def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
             table = file.read_row_group(group, columns=["outcome", "reply"])
             for outcome, reply in zip(table["outcome"].to_pylist(), table["reply"].to_pylist(), strict=True):
                 tally.add(outcome, reply)
-    sha256: str = record["sha256"]
-    return sha256
+    return work.store.check_intact(RESPONSES, work.run.name, work.slice_key)
 
 
 def _same_rows(file: pq.ParquetFile, planned: Sequence[PlannedRow]) -> bool:
@@ -223,12 +260,21 @@ def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _Committed
     answers = work.ledger.answers({p.call_id for p in planned if p.committed_at is None})
     columns: dict[str, list[Any]] = {name: [] for name in RESPONSES.schema.names}
     for p in planned:
-        record = old.at(p.committed_at) if p.committed_at is not None else _record(answers[p.call_id])
+        record = _record_of(p, answers, old)
         record |= {"data_row_id": p.row.data_row_id, "global_key": p.row.global_key, "call_id": p.call_id}
         tally.add(record["outcome"], record["reply"])
         for name, values in columns.items():
             values.append(record[name])
     return build(RESPONSES, columns)
+
+
+def _record_of(p: PlannedRow, answers: Mapping[str, Answer], old: _CommittedReplies) -> dict[str, Any]:
+    if p.committed_at is not None:
+        return old.at(p.committed_at)
+    answer = answers[p.call_id]
+    if answer.outcome not in GOOD and p.good_at is not None:
+        return old.at(p.good_at)
+    return _record(answer)
 
 
 def _record(answer: Answer) -> dict[str, Any]:
@@ -264,6 +310,7 @@ class _CommittedReplies:
     """Random access to the committed file's rows, one row group held at a time."""
 
     def __init__(self, store: Store, run: str, slice_key: str) -> None:
+        self._path = store.path(RESPONSES, run, slice_key)
         self._file = store.open(RESPONSES, run, slice_key)
         self._starts = list(_group_starts(self._file)) if self._file else []
         self._held: tuple[int, list[dict[str, Any]]] = (-1, [])
@@ -272,7 +319,8 @@ class _CommittedReplies:
         assert self._file is not None
         group = max(i for i, start in enumerate(self._starts) if start <= place)
         if self._held[0] != group:
-            self._held = (group, self._file.read_row_group(group).to_pylist())
+            with reading(self._path):
+                self._held = (group, self._file.read_row_group(group).to_pylist())
         return dict(self._held[1][place - self._starts[group]])
 
 

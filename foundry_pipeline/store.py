@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -89,11 +90,8 @@ class Store:
         file = self.open(spec, owner, slice_key)
         if file is None:
             return None
-        with file:
-            try:
-                return file.read(columns=columns)
-            except (OSError, pa.ArrowException) as err:
-                raise StorageError(f"{self.path(spec, owner, slice_key)}: damaged: {err}") from err
+        with file, reading(self.path(spec, owner, slice_key)):
+            return file.read(columns=columns)
 
     def read_all(self, spec: TableSpec, owner: str, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Slice by slice, in order of their keys: (slice key, table)."""
@@ -132,6 +130,22 @@ class Store:
         with self._fs.open_input_stream(path) as stream:
             found: dict[str, Any] = json.loads(stream.read())
         return found
+
+    def check_intact(self, spec: TableSpec, owner: str, slice_key: str) -> str | None:
+        """The sha256 of the slice's file, where its content is what was committed; None where there is no record.
+
+        Raises StorageError where the file differs from its record.
+        """
+        record = self.record(owner, slice_key, spec.name)
+        if record is None:
+            return None
+        path, digest = self.path(spec, owner, slice_key), hashlib.sha256()
+        with reading(path), self._fs.open_input_stream(path) as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+        if digest.hexdigest() != record["sha256"]:
+            raise StorageError(f"{path}: damaged: its sha256 is not the one that was committed")
+        return digest.hexdigest()
 
     def remove(self, spec: TableSpec, owner: str, slice_key: str) -> None:
         """Take a slice's file away; fine where there is none."""
@@ -224,7 +238,7 @@ class Store:
         return [info.base_name for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
 
     def _staging_folder(self) -> Path:
-        folder = Path(self.root, STAGING, f"{os.getpid()}-{uuid.uuid4().hex}")
+        folder = Path(self.root, STAGING, f"{_host()}-{os.getpid()}-{uuid.uuid4().hex}")
         folder.mkdir(parents=True)
         return folder
 
@@ -296,8 +310,12 @@ class Store:
         for name, file in body["files"].items():
             target = Path(self.root, file["path"])
             target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 (staging / f"{name}.parquet").replace(target)
+            except FileNotFoundError:
+                if not intent.exists():
+                    return  # another process has finished this commit
+                _check_published(target, file["sha256"])
             folders.add(target.parent)
         for folder in sorted(folders):
             _sync_folder(folder)
@@ -312,9 +330,9 @@ class Store:
             self.write_file(_record_name(body["owner"], body["slice"], name), content)
 
     def _drop_dead_staging(self) -> None:
-        for folder in Path(self.root, STAGING).glob("*-*"):
-            pid = folder.name.split("-")[0]
-            if folder.is_dir() and pid.isdigit() and not _alive(int(pid)):
+        for folder in Path(self.root, STAGING).glob("*-*-*"):
+            host, pid, _ = folder.name.rsplit("-", 2)
+            if folder.is_dir() and host == _host() and pid.isdigit() and not _alive(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _commit_remote(
@@ -338,6 +356,15 @@ class Store:
         }
         self._write_records({"owner": owner, "slice": slice_key, "about": dict(about), "files": files})
         return written
+
+
+@contextlib.contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Turn what pyarrow says of a damaged file into a StorageError that names it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as err:
+        raise StorageError(f"{place}: damaged: {err}") from err
 
 
 def _fill(writer: pq.ParquetWriter, content: pa.Table | Write) -> int:
@@ -402,6 +429,22 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_published(target: Path, sha256: str) -> None:
+    """Raise StorageError where a staged file has gone without having been published."""
+    try:
+        with target.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        found = ""
+    if found != sha256:
+        raise StorageError(f"{target}: its new content has vanished from {STAGING}; materialize this slice again")
+
+
+def _host() -> str:
+    """This machine's name, which tells its process ids from another's on a shared folder."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname()) or "host"
 
 
 def _alive(pid: int) -> bool:

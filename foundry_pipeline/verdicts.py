@@ -50,7 +50,11 @@ class Verdict:
 _RETRIED = frozenset({408, 409, 421, 425, 500})
 _UNAVAILABLE = frozenset({502, 503, 504, 529})
 _NOT_HERE = frozenset({404, 405, 410})
-_QUOTA = re.compile(r"insufficient.?quota|quota.{0,20}(exceed|exhaust)|billing|credit balance|payment required", re.I)
+_QUOTA = re.compile(
+    r"insufficient.?(quota|funds|credit)|quota.{0,30}(exceed|exhaust|used up)|(exceed|exhaust)\w*.{0,30}quota"
+    r"|billing|credit balance|payment required",
+    re.I,
+)
 _ERROR_KEYS = frozenset(
     {"error", "errors", "detail", "message", "status", "code", "success", "type", "trace", "traceback", "request_id"}
 )
@@ -66,7 +70,7 @@ def judge(
     said = said_by(body)
     if status in (401, 403):
         return Verdict(Next.STOP, "auth", f"the endpoint refuses the credentials: {status} {said}")
-    if status == 402 or (status == 429 and _QUOTA.search(said)):
+    if status == 402 or (status == 429 and says_quota(body)):
         return Verdict(Next.STOP, "quota", f"the quota is used up: {status} {said}")
     if 300 <= status < 400:
         return Verdict(Next.STOP, "redirect", f"the endpoint redirects ({status}) to {_host_of(headers)}: redirects "
@@ -100,8 +104,8 @@ def _judge_success(
         return Verdict(Next.RETRY, "empty_body", "200 without a body is no answer", resends=1)
     try:
         text = decode_text(body, headers)
-    except UnicodeDecodeError as err:
-        return Verdict(Next.RETRY, "not_json", f"not {err.encoding} at byte {err.start}", resends=0)
+    except UnicodeError as err:
+        return Verdict(Next.RETRY, "not_json", f"no readable text: {_short(str(err))}", resends=0)
     is_json, value = parse_leniently(text)
     if not is_json:
         return _judge_text(headers, text, takes_text)
@@ -126,10 +130,12 @@ def _judge_object(value: Mapping[str, object], features: Collection[str] | None)
     if not names <= _ERROR_KEYS | {"data", "refusal"} or (features and names & set(features)):
         return Verdict(Next.KEEP)
     if value.get("refusal"):
-        return Verdict(Next.REFUSED, "refusal", _short(str(value["refusal"])))
+        return Verdict(Next.REFUSED, "refusal", _short(_as_text(value["refusal"])))
     said = value.get("error") or value.get("errors") or value.get("detail") or value.get("message")
     if value.get("success") is False:
         return Verdict(Next.REFUSED, "model_error", _short(_as_text(said)))
+    if said and _QUOTA.search(_as_text(said)):
+        return Verdict(Next.STOP, "quota", f"the quota is used up: {_short(_as_text(said))}")
     failed_status = str(value.get("status", "")).lower() in {"failed", "failure", "error"}
     if failed_status or any(value.get(key) for key in ("error", "errors", "detail")):
         return Verdict(Next.RETRY, "model_error", _short(_as_text(said)), resends=2)
@@ -146,7 +152,7 @@ def parse_leniently(text: str) -> tuple[bool, object]:
     except ValueError:
         pass
     try:
-        return True, json.loads(text)
+        return True, json.loads(text, parse_int=float)  # int refuses numbers of more than 4,300 digits
     except RecursionError:
         return True, None
     except ValueError:
@@ -156,14 +162,16 @@ def parse_leniently(text: str) -> tuple[bool, object]:
 def decode_text(body: bytes, headers: Mapping[str, str]) -> str:
     """The body as text: in the charset that the header names, else UTF-8, with or without its mark.
 
-    Raises UnicodeDecodeError naming the byte.
+    Raises UnicodeError where it is not, or holds what UTF-8 cannot.
     """
     found = re.search(r"charset=\"?([\w.:-]+)", headers.get("content-type", ""), re.I)
     charset = found.group(1) if found else "utf-8"
     try:
-        return body.decode("utf-8-sig" if charset.lower() in ("utf-8", "utf8") else charset)
+        text = body.decode("utf-8-sig" if charset.lower() in ("utf-8", "utf8") else charset)
     except LookupError:
-        return body.decode("utf-8-sig")
+        text = body.decode("utf-8-sig")
+    text.encode()
+    return text
 
 
 def asked_wait_s(headers: Mapping[str, str], body: bytes = b"") -> float | None:
@@ -175,7 +183,7 @@ def asked_wait_s(headers: Mapping[str, str], body: bytes = b"") -> float | None:
     is_json, value = parse_leniently(body[:65536].decode("utf-8", errors="replace"))
     estimate = value.get("estimated_time") if is_json and isinstance(value, dict) else None
     if isinstance(estimate, int | float) and not isinstance(estimate, bool) and estimate >= 0:
-        return min(float(estimate), LONGEST_WAIT_S)
+        return float(min(estimate, LONGEST_WAIT_S))
     return None
 
 
@@ -186,7 +194,7 @@ def _retry_after_s(said: str, date: str | None) -> float | None:
         until = email.utils.parsedate_to_datetime(said)
         now = email.utils.parsedate_to_datetime(date) if date else datetime.now(UTC)
         wait_s = (until - now).total_seconds()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return min(max(wait_s, 0.0), LONGEST_WAIT_S)
 
@@ -212,6 +220,11 @@ def _duration_s(text: str) -> float | None:
     return min(total, LONGEST_WAIT_S) if parts and total < 10 * LONGEST_WAIT_S else None
 
 
+def says_quota(body: bytes) -> bool:
+    """True where an error body says that no requests are left, which waiting does not mend."""
+    return _QUOTA.search(body[:2048].decode("utf-8", errors="replace")) is not None
+
+
 def said_by(body: bytes) -> str:
     """The message in an error body, short and escaped, for people."""
     text = body[:2048].decode("utf-8", errors="replace")
@@ -225,7 +238,10 @@ def said_by(body: bytes) -> str:
 
 
 def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        return "an error that cannot be shown"
 
 
 def _short(text: str) -> str:

@@ -26,30 +26,49 @@ def test_it_stays_closed_while_some_requests_succeed() -> None:
     for _ in range(5 * OPENS_AFTER):
         breaker.failed()
         breaker.succeeded()
-    assert not breaker.gate().closed
+    assert breaker.gate().is_free
 
 
 def test_failures_in_a_row_open_it_for_every_process(tmp_path: Path) -> None:
     clock = Time()
     one, two = (Breaker(StateFile(tmp_path / "s", clock, "boot")) for _ in range(2))
     opened(one)
-    assert two.gate().closed
+    assert not two.gate().is_free
 
 
 def test_only_one_process_gets_the_probe() -> None:
     shared = LocalState(Time())
-    one, two = opened(Breaker(shared)), Breaker(shared)
-    assert one.gate().probe
-    assert not two.gate().probe
-    assert two.gate().closed
+    one, two = Breaker(shared), Breaker(shared)
+    assert one.gate().is_free
+    assert two.gate().is_free
+    opened(one)
+    assert one.gate().is_probe
+    assert not two.gate().is_probe
+    assert not two.gate().is_free
+
+
+def test_a_process_that_has_just_started_may_probe_at_once() -> None:
+    shared = LocalState(Time())
+    first = opened(Breaker(shared))
+    assert first.gate().is_probe
+    assert not first.gate().is_probe
+    assert Breaker(shared).gate().is_probe
+
+
+def test_an_abandoned_probe_is_anothers_turn_at_once() -> None:
+    shared = LocalState(Time())
+    breaker = opened(Breaker(shared))
+    assert breaker.gate().is_probe
+    breaker.probe_abandoned()
+    assert breaker.gate().is_probe
 
 
 def test_a_prober_that_died_loses_its_turn() -> None:
     clock = Time()
     shared = LocalState(clock)
-    assert opened(Breaker(shared)).gate().probe
+    assert opened(Breaker(shared)).gate().is_probe
     clock.now += PROBE_MOST_S + 1
-    assert Breaker(shared).gate().probe
+    assert Breaker(shared).gate().is_probe
 
 
 def test_failed_probes_come_ever_more_rarely_but_never_more_than_a_minute_apart() -> None:
@@ -57,7 +76,7 @@ def test_failed_probes_come_ever_more_rarely_but_never_more_than_a_minute_apart(
     breaker = opened(Breaker(LocalState(clock), jitter=lambda: 1.0))
     waits = []
     for _ in range(10):
-        assert breaker.gate().probe
+        assert breaker.gate().is_probe
         breaker.probe_failed()
         waits.append(breaker.gate().wait_s)
         clock.now += waits[-1]
@@ -68,6 +87,6 @@ def test_failed_probes_come_ever_more_rarely_but_never_more_than_a_minute_apart(
 
 def test_an_answered_probe_closes_it() -> None:
     breaker = opened(Breaker(LocalState(Time())))
-    assert breaker.gate().probe
+    assert breaker.gate().is_probe
     breaker.succeeded()
-    assert not breaker.gate().closed
+    assert breaker.gate().is_free

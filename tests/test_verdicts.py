@@ -70,6 +70,10 @@ def test_a_status_that_is_no_success_is_never_an_answer(status: int, following: 
 
 def test_a_used_up_quota_is_no_rate_limit() -> None:
     assert verdict(429, {"error": {"code": "insufficient_quota"}}).next is Next.STOP
+    exceeded = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
+    assert verdict(429, exceeded).next is Next.STOP
+    assert verdict(429, {"error": {"message": "no", "type": "insufficient_quota"}}).next is Next.STOP
+    assert verdict(200, exceeded).code == "quota"
     assert verdict(429, {"error": {"code": "rate_limit_exceeded"}}).next is Next.WAIT
 
 
@@ -172,6 +176,27 @@ def test_a_message_is_one_short_line_without_codes() -> None:
     said = said_by(b'{"error": "bad\\r\\n\\u001b[31mimage ' + b"QUJD" * 100 + b'"}')
     assert said == "bad [31mimage [long code]"
     assert len(said_by(b"x y " * 5000)) <= 200
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"{}", {"content-type": "application/json; charset=undefined"}),
+        (b"+2AA-", {"content-type": "text/plain; charset=utf-7"}),
+        (b'{"error":' + b"[" * 990 + b"]" * 990 + b"}", {}),
+        (b'{"refusal":' + b"[" * 990 + b"1" + b"]" * 990 + b"}", {}),
+        (b'{"estimated_time": 1' + b"0" * 400 + b"}", {}),
+        (b'{"cat": ' + b"9" * 5000 + b"}", {}),
+        (b"", {"retry-after": "Wed, 21111111111111111111 Oct 2015 07:28:00 GMT"}),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 429, 503])
+def test_hostile_responses_are_judged_like_others(body: bytes, headers: dict[str, str], status: int) -> None:
+    assert judge(status, headers, body, features=FEATURES, takes_text=True).next in Next
+
+
+def test_a_number_too_long_for_python_is_the_decoders_business() -> None:
+    assert verdict(200, b'{"cat": {"boxes": [[1, 1, 5, ' + b"9" * 5000 + b"]]}}").next is Next.KEEP
 
 
 @given(

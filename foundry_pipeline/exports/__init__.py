@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from foundry_pipeline.errors import ConfigError, Problem
+from foundry_pipeline.errors import ConfigError, Problem, StorageError
 from foundry_pipeline.exports import coco, labelbox
 from foundry_pipeline.exports.annotated import NOT_ASKED, AnnotatedRow
 from foundry_pipeline.exports.format import Exporter
@@ -66,7 +66,7 @@ def export_run(run: Run, store: Store, format: str, out: Path | None = None) -> 
 
 
 def _export(run: Run, store: Store, exporter: Exporter, tally: Tally, target: Store, folder: str) -> ExportReport:
-    with target.scratch() as scratch:
+    with _refusal_named(target, folder), target.scratch() as scratch:
         exporter.write(run, store, _all_rows(run, store, tally), scratch, tally)
         made = sorted(path for path in scratch.iterdir() if path.is_file())
         files = tuple(target.put_file(_within(folder, path.name), path) for path in made)
@@ -86,6 +86,15 @@ def _export(run: Run, store: Store, exporter: Exporter, tally: Tally, target: St
         predictions_out=tally.came.total() - tally.left.total(),
         lost=_lost(tally),
     )
+
+
+@contextlib.contextmanager
+def _refusal_named(target: Store, folder: str) -> Iterator[None]:
+    """A full or read-only disk, said as StorageError; the older export is still whole."""
+    try:
+        yield
+    except OSError as err:
+        raise StorageError(f"cannot write {_within(target.root, folder)}: {err.strerror or err}") from err
 
 
 def _within(folder: str, name: str) -> str:
