@@ -18,7 +18,7 @@ from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.entities import Texts, read_entities
 from foundry_pipeline.features import GEOMETRY_KEYS, Feature, Features, features_of
 from foundry_pipeline.findings import FLUSH_ITEMS, Findings
-from foundry_pipeline.objects import Listed, read_objects
+from foundry_pipeline.objects import Listed, Scope, read_objects
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
 from foundry_pipeline.places import Path, Place
 from foundry_pipeline.quick_boxes import QuickBoxes
@@ -232,10 +232,11 @@ class _ReplyReader:
     def _read_part(self, place: Place, part: dict[str, object]) -> None:
         """One object keyed by feature: the reply, or a frame of it. Edges come last: they refer to the others."""
         ends: dict[str, Listed | None] = {}
+        scope = Scope(self._findings, self._image_hw, ends)
         edges: list[tuple[Feature, Place, object]] = []
         for name, value in part.items():
             feature = self._features.find(name, value) if value is not None else None
-            if feature is None or (value == [] and not _answers_list(feature)):
+            if feature is None or (value == [] and _takes_list(feature)):
                 continue
             below = place.named(name)
             if isinstance(feature, Fault):
@@ -244,16 +245,17 @@ class _ReplyReader:
             elif feature.kind is FeatureKind.EDGE:
                 edges.append((feature, below, value))
             elif feature.kind in GEOMETRY_KEYS:
-                ends[name] = read_objects(self._findings, feature, below, value, self._image_hw, {})
+                ends[name] = read_objects(scope, feature, below, value)
             elif isinstance(value, dict) and (key := _geometry_key(value)) is not None:
                 fault = Fault("wrong_kind", f'this feature is a {feature.kind}: expected no "{key}"')
                 self._findings.reject(below, fault, value)
+                ends[name] = None
             elif feature.kind is FeatureKind.ENTITY:
                 ends[name] = read_entities(self._findings, feature, below, value, self._texts)
             else:
                 read_answers(self._findings, feature, below, value)
         for feature, below, value in edges:
-            read_objects(self._findings, feature, below, value, self._image_hw, ends)
+            read_objects(scope, feature, below, value)
 
 
 def _frame_number(key: str) -> int | None:
@@ -265,11 +267,11 @@ def _is_wrapped(value: object) -> bool:
     return isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict)
 
 
-def _answers_list(feature: Feature | Fault) -> bool:
-    """Whether an empty list is worth a word: an unknown name, or a question that takes one answer."""
+def _takes_list(feature: Feature | Fault) -> bool:
+    """Whether an empty list says "nothing found" here. Without an ontology it has no shape, so it may be anything."""
     if isinstance(feature, Fault):
-        return feature.reason != "wrong_kind"
-    return feature.kind in (FeatureKind.TEXT, FeatureKind.RADIO)
+        return feature.reason == "wrong_kind"
+    return feature.kind not in (FeatureKind.TEXT, FeatureKind.RADIO)
 
 
 def _geometry_key(value: dict[str, object]) -> str | None:

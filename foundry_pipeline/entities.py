@@ -118,7 +118,6 @@ def read_entities(findings: Findings, feature: Feature, place: Place, value: obj
         return None
     listed = Listed(findings.rows(ENTITIES, place), len(value))
     admitted = findings.admit(place, value)
-    listed.refused.update(range(len(admitted), len(value)))
     if (plain := _exact_columns(admitted, texts.only)) is not None:
         listed.rows.add_all(*plain)
         return listed

@@ -63,7 +63,7 @@ class Findings:
         """What follows is said about this data row of the block, about which nothing was said yet."""
         self._row = number
         self._rejects.begin_row()
-        self._objects_left = self._rejects_left = self._limit
+        self._objects_left, self._rejects_left = self._limit, self._limit + 1  # the last one says that there are more
 
     def admit(self, place: Place, items: list[object]) -> list[object]:
         """As many of the items as the row may still have; the others are rejected together."""

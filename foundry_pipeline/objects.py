@@ -33,11 +33,18 @@ Ends = Mapping[str, Listed | None]
 may refer to."""
 
 
-def read_objects(
-    findings: Findings, feature: Feature, place: Place, value: object, image_hw: rle.Size | None, ends: Ends
-) -> Listed | None:
-    """The items of one feature's object. `ends` matters to edges only. None where there is no list to refer to."""
-    geometry = GEOMETRIES[feature.kind]
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the objects of one part of a reply, the whole or a frame, have around them. `ends` matters to edges only."""
+
+    findings: Findings
+    image_hw: rle.Size | None
+    ends: Ends
+
+
+def read_objects(scope: Scope, feature: Feature, place: Place, value: object) -> Listed | None:
+    """The items of one feature's object. None where there is no list to refer to."""
+    findings, geometry = scope.findings, GEOMETRIES[feature.kind]
     if not isinstance(value, dict):
         findings.reject(place, wrong_type(f'an object with "{geometry.key}"', value), value)
         return None
@@ -50,7 +57,7 @@ def read_objects(
     if not isinstance(items, list):
         findings.reject(place.at(geometry.key), wrong_type("a list", items), items)
         return None
-    return _read_items(findings, geometry, feature, place, value, items, image_hw, ends)
+    return _read_items(scope, feature, place, value, items)
 
 
 def _reject_other_kinds(findings: Findings, geometry: Geometry, place: Place, value: dict[str, object]) -> int:
@@ -63,38 +70,33 @@ def _reject_other_kinds(findings: Findings, geometry: Geometry, place: Place, va
     return len(others)
 
 
-def _read_items(
-    findings: Findings,
-    geometry: Geometry,
-    feature: Feature,
-    place: Place,
-    value: dict[str, object],
-    items: list[object],
-    image_hw: rle.Size | None,
-    ends: Ends,
-) -> Listed:
+def _read_items(scope: Scope, feature: Feature, place: Place, value: dict[str, object], items: list[object]) -> Listed:
+    findings, geometry = scope.findings, GEOMETRIES[feature.kind]
     scores = _beside(findings, place, value, "scores", len(items))
     nested = _beside(findings, place, value, "classifications", len(items))
     listed = Listed(findings.rows(geometry.spec, place), len(items))
-    admitted = findings.admit(place.at(geometry.key), items)
-    listed.refused.update(range(len(admitted), len(items)))
-    for index, item in enumerate(admitted):
-        values = geometry.read(item, image_hw)
-        if geometry.kind is FeatureKind.EDGE and not isinstance(values, Fault):
-            values = _resolved(values, ends)
+    for index, item in enumerate(findings.admit(place.at(geometry.key), items)):
+        values = _read_item(scope, geometry, item)
         score = read_score(scores[index]) if scores else None
         if isinstance(values, Fault):
             findings.reject(place.at(geometry.key, index), values, item, index)
+            listed.refused.add(index)
         elif isinstance(score, Fault):
             findings.reject(place.at("scores", index), _percent_hint(score, scores), scores[index], index)
+            listed.refused.add(index)
         else:
             listed.rows.add(index, score, values)
             if nested and nested[index] is not None:
                 below = place.at("classifications", index)
                 read_nested(findings, feature.questions, below, nested[index], listed.rows.id_of(index))
-            continue
-        listed.refused.add(index)
     return listed
+
+
+def _read_item(scope: Scope, geometry: Geometry, item: object) -> Values | Fault:
+    values = geometry.read(item, scope.image_hw)
+    if geometry.kind is FeatureKind.EDGE and not isinstance(values, Fault):
+        return _resolved(values, scope.ends)
+    return values
 
 
 def _beside(findings: Findings, place: Place, value: dict[str, object], key: str, length: int) -> list[object]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from foundry_pipeline.rle import from_dense
+
 FEATURES = ("car", "lake", "lane", "nose", "tree", "person", "owns", "weather", "signs", "summary")
 """Names of `decoding.EVERYTHING`, an ontology with a feature of every kind."""
 KEYS = ("boxes", "masks", "polygons", "lines", "points", "edges", "scores", "classifications", "answer", "score",
@@ -22,6 +24,21 @@ def dense_masks(draw: st.DrawFn, max_side: int = 12) -> np.ndarray:
     share = draw(st.sampled_from([0.0, 0.05, 0.5, 0.95, 1.0]))
     seed = draw(st.integers(0, 2**32 - 1))
     return np.random.default_rng(seed).random((height, width)) < share
+
+
+LETTERS = "".join(map(chr, range(48, 112)))
+"""The alphabet of compressed counts."""
+
+
+@st.composite
+def malformed_masks(draw: st.DrawFn) -> tuple[tuple[int, int], str]:
+    """((height, width), counts): right, with a character or two changed, or of letters by chance."""
+    mask = from_dense(draw(dense_masks(5)))
+    counts = draw(st.just(mask.counts) | st.text(LETTERS, min_size=1, max_size=4) | st.text(max_size=3))
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(counts)))
+        counts = counts[:at] + draw(st.text(LETTERS, max_size=1)) + counts[at + draw(st.integers(0, 1)) :]
+    return mask.size_hw, counts
 
 
 def runs(max_runs: int = 12) -> st.SearchStrategy[list[int]]:

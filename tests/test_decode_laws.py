@@ -57,6 +57,8 @@ def test_decoding_twice_gives_the_same(reply: str) -> None:
 
 
 @EXAMPLES
+@example(['{"car": {"boxes": [[5, 2, 3, 4]]}, "car": {"boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5)
+@example(['{"car": {"boxes": [[5, 2, 3, 4]], "boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5)
 @given(
     st.lists(st.one_of(box_replies(), replies()), max_size=6), st.sampled_from([EVERYTHING, None]), st.integers(1, 6)
 )
@@ -142,13 +144,14 @@ def test_rows_stay_in_the_order_added_over_many_blocks() -> None:
     fine = json.dumps({"car": {"boxes": [GOOD] * 9000}})
     faulty = json.dumps({"car": {"boxes": [GOOD, [1, 2, -3, 4], GOOD]}})
     mixed = json.dumps({"car": {"boxes": [GOOD]}, "weather": "hail"})
-    bodies = [fine, faulty, mixed, faulty, fine] * 4
+    bodies = [fine, faulty, mixed, faulty, fine] * 5
     for place, body in enumerate(bodies):
         decoder.add(data_row(f"{place:02}"), "call", body, None)
     tables = decoder.finish()
+    assert tables["boxes"]["global_key"].num_chunks > 1
     keys = tables["boxes"]["global_key"].to_pylist()
     assert keys == sorted(keys)
-    assert len(keys) == 4 * (2 * 9000 + 2 * 2 + 1)
+    assert len(keys) == 5 * (2 * 9000 + 2 * 2 + 1)
     assert tables["boxes"]["index"].to_pylist()[9000:9005] == [0, 2, 0, 0, 2]
     rejects = tables["rejects"].to_pylist()
     assert values(rejects, "global_key", "reason")[:3] == [

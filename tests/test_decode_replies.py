@@ -118,7 +118,7 @@ def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
 
 def test_a_flood_of_rejects_ends_in_one_that_says_so() -> None:
     tables = decode({f"unknown {place}": 1 for place in range(100)}, max_objects_per_row=10)
-    assert len(tables["rejects"]) == 10
+    assert len(tables["rejects"]) == 11
     assert rejected(tables)[-1] == ("$", "too_large")
 
 

@@ -5,6 +5,7 @@ pycocotools sees canonical masks only: it crashes, hangs or reads foreign memory
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
-from strategies import dense_masks, runs
+from strategies import dense_masks, malformed_masks, runs
 
 from foundry_pipeline.rle import BadRle, Rle, check, decode_runs, encode_runs, from_dense, to_dense
 
 EXAMPLES = settings(max_examples=150, deadline=None)
-LETTERS = "".join(map(chr, range(48, 112)))
 
 
 def coco_rle(mask: Rle) -> dict[str, Any]:
     return {"size": list(mask.size_hw), "counts": mask.counts.encode()}
+
+
+def coco_pixels(mask: Rle) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, about pycocotools' own arrays
+        return np.array(coco.decode(coco_rle(mask)))
 
 
 def slow_runs(counts: str) -> list[int] | None:
@@ -84,8 +90,9 @@ def test_a_mask_survives_the_round_trip(dense: np.ndarray) -> None:
 
 
 @EXAMPLES
-@given(st.integers(1, 4), st.integers(1, 4), st.text(LETTERS, min_size=1, max_size=8) | st.text(max_size=4))
-def test_any_string_is_refused_or_means_the_same_pixels(height: int, width: int, counts: str) -> None:
+@given(malformed_masks())
+def test_any_string_is_refused_or_means_the_same_pixels(size_and_counts: tuple[tuple[int, int], str]) -> None:
+    (height, width), counts = size_and_counts
     mask = check([height, width], counts, None)
     expected = slow_runs(counts)
     if not expected or min(expected) < 0 or sum(expected) != height * width or len(expected) > height * width + 1:
@@ -93,7 +100,22 @@ def test_any_string_is_refused_or_means_the_same_pixels(height: int, width: int,
         return
     assert isinstance(mask, Rle)
     assert (to_dense(mask) == slow_pixels(expected, height, width)).all()
-    assert (coco.decode(coco_rle(mask)) == to_dense(mask)).all()
+    assert (coco_pixels(mask) == to_dense(mask)).all()
+
+
+def test_runs_whose_sum_wraps_around_64_bits_to_the_right_one_are_refused() -> None:
+    """300,000 runs chosen to add up to 2**64 + 1024 * 1024; none of them is negative."""
+    count, target = 300_000, 2**64 + 1024 * 1024
+    step, rest = divmod(target, count * (count + 1) // 2)
+    steps = np.full(count, step)
+    steps[0] += rest // count
+    steps[-(rest % count)] += 1
+    run_lengths = np.zeros(2 * count, np.int64)
+    run_lengths[1::2] = steps.cumsum()
+    assert sum(run_lengths.tolist()) == target
+    mask = check([1024, 1024], encode_runs(run_lengths), None)
+    assert isinstance(mask, BadRle)
+    assert (mask.reason, mask.rule) == ("bad_rle", 4)
 
 
 @EXAMPLES
