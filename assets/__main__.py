@@ -1,13 +1,15 @@
 """`python -m assets`: commands of the code location."""
 
 import argparse
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from assets.materialize import materialize
+from assets.materialize import FAILED, materialize
+from foundry_pipeline.errors import FoundryError
 from resources import places_of
 
 
@@ -16,15 +18,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if not arguments.verbose:
         warnings.simplefilter("ignore")  # Dagster's notes to developers
-    return materialize(
-        places_of(os.environ, arguments.home),
-        arguments.runs,
-        workers=arguments.workers,
-        verbose=arguments.verbose,
-        environ=os.environ,
-        out=sys.stdout,
-        err=sys.stderr,
-    )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no reason to fail
+    try:
+        return materialize(
+            places_of(os.environ, arguments.home),
+            arguments.runs,
+            workers=arguments.workers,
+            verbose=arguments.verbose,
+            environ=os.environ,
+            out=sys.stdout,
+            err=sys.stderr,
+        )
+    except (FoundryError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201, a command line prints
+        return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,6 @@ from assets.predictions import prediction_assets
 from assets.responses import responses_asset
 from assets.sensors import growth_sensor, rescue_sensor
 from foundry_pipeline.home import Home
-from foundry_pipeline.store import Store
 from resources import (
     ContentsResource,
     HomeResource,
@@ -35,15 +34,15 @@ def code_location(home: Home, places: Places, resources: Mapping[str, object] | 
     for problem in (*home.problems, *home.warnings):
         log.warning("%s", problem)
     _accept_two_backfill_policies()
-    datasets, runs, store = list(home.datasets.values()), list(home.runs.values()), Store(places.warehouse)
+    datasets, runs, warehouse = list(home.datasets.values()), list(home.runs.values()), places.warehouse
     loading = {dataset.name: data_rows_job(dataset, home) for dataset in datasets}
     calling = {run.name: run_job(run) for run in runs}
     following = {d.name: [run for run in runs if run.follow_dataset and run.dataset.name == d.name] for d in datasets}
     return dg.Definitions(
         assets=[
-            *(data_rows_asset(dataset, store) for dataset in datasets),
-            *(responses_asset(run, store) for run in runs),
-            *(prediction_assets(run, store) for run in runs),
+            *(data_rows_asset(dataset, warehouse) for dataset in datasets),
+            *(responses_asset(run, warehouse) for run in runs),
+            *(prediction_assets(run, warehouse) for run in runs),
             *(annotations_asset(run) for run in runs if run.exports),
         ],
         asset_checks=[check for run in runs for check in run_checks(run)],

@@ -8,14 +8,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Self
 
 from assets.progress import Gauge
 from assets.work import ALL_SLICES, News, Result, Stop, Task, Worker
 from foundry_pipeline.home import Home, load_home
-from resources import ModelCalls, Places
+from resources import Places
 
 LISTEN_S = 0.2
+LATE_S = 5.0
+"""How long news of a task may be under way when its result has come."""
 
 
 class Interrupted(Exception):
@@ -25,21 +28,13 @@ class Interrupted(Exception):
 class Crew:
     """Executes tasks and tells a gauge. Use as a context manager."""
 
-    def __init__(
-        self,
-        home: Home,
-        places: Places,
-        workers: int,
-        *,
-        verbose: bool = False,
-        model_calls: ModelCalls | None = None,
-    ) -> None:
-        """More than one worker are processes. `model_calls` is for one worker only: it may hold what cannot travel."""
+    def __init__(self, home: Home, places: Places, workers: int, *, verbose: bool = False) -> None:
+        """One worker is a thread; more of them are processes."""
         self.workers = workers
         if workers == 1:
             self._news: queue.Queue[News] | multiprocessing.Queue[News] = queue.Queue()
             self._stop: threading.Event | multiprocessing.synchronize.Event = threading.Event()
-            worker = Worker(home, places, self._news.put, self._stop, verbose=verbose, model_calls=model_calls)
+            worker = Worker(home, places, self._news.put, self._stop, verbose=verbose)
             self._execute: Callable[[Task], Result] = worker.execute
             self._pool: Executor = ThreadPoolExecutor(1)
         else:
@@ -72,18 +67,22 @@ class Crew:
         return results
 
     def _listen(self, futures: Sequence[Future[Result]], gauge: Gauge) -> None:
-        waiting = set(futures)
+        heard, waiting = 0, set(futures)
         while waiting:
             _, waiting = wait(waiting, timeout=LISTEN_S)
-            self._drain(gauge)
-        self._drain(gauge)
+            heard += self._drain(gauge)
+        told = sum(future.result().told for future in futures if future.exception() is None)
+        while heard < told and (more := self._drain(gauge, LATE_S)):  # news and results travel by different pipes
+            heard += more
 
-    def _drain(self, gauge: Gauge) -> None:
-        while True:
-            try:
-                gauge.hear(self._news.get(timeout=0.01))
-            except queue.Empty:
-                return
+    def _drain(self, gauge: Gauge, patience_s: float = 0.0) -> int:
+        """Take in what there is, after waiting for the first of it. Gives the number of news."""
+        heard = 0
+        with suppress(queue.Empty):
+            while True:
+                gauge.hear(self._news.get(timeout=0.0 if heard else patience_s))
+                heard += 1
+        return heard
 
     def _wait_for_the_last(self, futures: Sequence[Future[Result]], gauge: Gauge) -> None:
         try:

@@ -10,8 +10,8 @@ from assets.descriptions import dataset_description
 from assets.keys import data_rows_key
 from assets.metadata import dataset_metadata, table_metadata
 from assets.partitions import register_slices
-from foundry_pipeline.datasets import DatasetReport, load_dataset
 from foundry_pipeline.home import Dataset, Home
+from foundry_pipeline.rows.datasets import DatasetReport, load_dataset
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 from resources import Listener
@@ -27,8 +27,8 @@ class LoadConfig(dg.Config):
     )
 
 
-def data_rows_asset(dataset: Dataset, store: Store) -> dg.AssetsDefinition:
-    """The asset of one dataset. `store` only says where the table will be."""
+def data_rows_asset(dataset: Dataset, warehouse_root: str) -> dg.AssetsDefinition:
+    """The asset of one dataset. `warehouse_root` only says where the table will be."""
     key = data_rows_key(dataset.name)
 
     @dg.asset(
@@ -36,7 +36,7 @@ def data_rows_asset(dataset: Dataset, store: Store) -> dg.AssetsDefinition:
         group_name=dataset.name,
         kinds={"parquet", dataset.media_type},
         description=dataset_description(dataset),
-        metadata=table_metadata(DATA_ROWS, store.uri(DATA_ROWS, dataset.name)),
+        metadata=table_metadata(DATA_ROWS, dataset.name, warehouse_root),
         check_specs=[dg.AssetCheckSpec(ALL_LOADED, asset=key, description="Nothing the source lists was left out.")],
     )
     def data_rows(

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
-from foundry_pipeline.addresses import shown_url
 from foundry_pipeline.errors import shown
 from foundry_pipeline.home import Dataset, Run
+from foundry_pipeline.rows.addresses import shown_url
 from foundry_pipeline.tables import TableSpec
 
 CELL_CHARS = 100

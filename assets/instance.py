@@ -31,8 +31,20 @@ def prepare_dagster_home(folder: Path) -> None:
 def open_instance(places: Places) -> Iterator[dg.DagsterInstance]:
     """The persistent instance that the UI shows, too."""
     prepare_dagster_home(places.dagster_home)
-    with dg.DagsterInstance.from_config(str(places.dagster_home)) as instance:
+    with _opened_alone(places) as instance:
         yield instance
+
+
+def _opened_alone(places: Places) -> dg.DagsterInstance:
+    """Open the databases one process at a time: Dagster's fails where two of them create its tables."""
+    descriptor = os.open(places.dagster_home / "opening.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        instance = dg.DagsterInstance.from_config(str(places.dagster_home))
+        _ = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
+        return instance
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
-from foundry_pipeline.addresses import shown_url
+from foundry_pipeline.calls.endpoint_state import endpoint_key
 from foundry_pipeline.decode import tables_needed
-from foundry_pipeline.endpoint_state import endpoint_key
 from foundry_pipeline.home import Dataset, Home, Run
+from foundry_pipeline.rows.addresses import shown_url
 from foundry_pipeline.tables import RESPONSES, TableSpec
 
 DATA_ROWS_JOB = "_data_rows"

@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from assets.descriptions import markdown_table
 from assets.partitions import spans
-from foundry_pipeline.datasets import DatasetReport
 from foundry_pipeline.home import Run
 from foundry_pipeline.invoke import SliceReport
 from foundry_pipeline.predictions import DecodeReport
-from foundry_pipeline.tables import BOXES, REJECTS, TableSpec
+from foundry_pipeline.rows.datasets import DatasetReport
+from foundry_pipeline.tables import BOXES, DATA_ROWS, REJECTS, TableSpec
 
 ROWS_SHOWN = 20
 CHANGED = "changed_slices"
@@ -24,13 +24,18 @@ def column_schema(spec: TableSpec) -> dg.TableSchema:
     return dg.TableSchema(columns=[_column(column) for column in spec.schema])
 
 
-def table_metadata(spec: TableSpec, uri: str) -> dict[str, Any]:
-    """What is true of a table before anything is in it. `uri` is the folder of its slices."""
+def table_metadata(spec: TableSpec, owner: str, warehouse: str) -> dict[str, Any]:
+    """What is true of a table before anything is in it. `owner` is the dataset or run, `warehouse` a folder or URL."""
     return {
         "dagster/column_schema": column_schema(spec),
-        "dagster/uri": uri,
+        "dagster/uri": table_uri(spec, owner, warehouse),
         "key": ", ".join(spec.key),
     }
+
+
+def table_uri(spec: TableSpec, owner: str, warehouse: str) -> str:
+    """Where `Store` keeps the table's slices; without one, since opening a bucket asks the network for its region."""
+    return f"{warehouse.rstrip('/')}/{spec.name}/{'dataset' if spec is DATA_ROWS else 'run'}={owner}"
 
 
 def dataset_metadata(report: DatasetReport) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from assets.metadata import decoded_metadata, table_metadata
 from assets.outcomes import Finished, Outcomes, slices_of_step
 from assets.partitions import slices_of
 from assets.versions import decoding_version
-from foundry_pipeline.content import RowReader
 from foundry_pipeline.draw import draw_slice_sample
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.predictions import decode_slice
+from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import TableSpec
 from resources import Contents, Listener
@@ -24,15 +24,15 @@ MOST_SLICES_A_RUN = 10_000
 """Decoding is quick, and not the calls' policy: then Dagster decodes the good slices although one of them failed."""
 
 
-def prediction_assets(run: Run, store: Store) -> dg.AssetsDefinition:
-    """The tables of one run, as one step that can be asked for some of them. `store` only says where they will be.
+def prediction_assets(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
+    """The tables of one run, one step that can be asked for some of them. `warehouse_root` says where they will be.
 
     All tables of a slice are written together, whichever are asked for; asked for are those that Dagster reports.
     """
 
     @dg.multi_asset(
         name=f"{run.name}__predictions",
-        specs=[_spec(run, table, store) for table in decoded_tables(run)],
+        specs=[_spec(run, table, warehouse_root) for table in decoded_tables(run)],
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.multi_run(MOST_SLICES_A_RUN),
     )
@@ -54,14 +54,14 @@ def prediction_assets(run: Run, store: Store) -> dg.AssetsDefinition:
     return predictions
 
 
-def _spec(run: Run, table: TableSpec, store: Store) -> dg.AssetSpec:
+def _spec(run: Run, table: TableSpec, warehouse_root: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         table_key(run.name, table.name),
         deps=[responses_key(run.name)],
         group_name=run.name,
         kinds={"parquet"},
         description=table_description(run, table),
-        metadata=table_metadata(table, store.uri(table, run.name)),
+        metadata=table_metadata(table, run.name, warehouse_root),
         code_version=decoding_version(run),
         partitions_def=slices_of(run.dataset),
         skippable=True,

@@ -8,8 +8,8 @@ from typing import Protocol, TextIO
 from tqdm import tqdm
 
 from assets.work import Decoded, News, Task
-from foundry_pipeline.datasets import DatasetReport, LoadProgress
 from foundry_pipeline.invoke import Progress, SliceReport
+from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress
 
 LINE_EVERY_S = 10.0
 
@@ -128,6 +128,6 @@ class Gauge:
     def _show(self) -> None:
         latest = list(self._latest.values())
         words = [f"{sum(p.failed for p in latest):,} failed, {sum(p.rate_per_s for p in latest):.1f} requests/s"]
-        words += [f"{self._decoded:,} slices' tables"] if self._decoded else []
+        words += [f"{self._decoded:,} slices decoded"] if self._decoded else []
         words += [p.note for p in latest if p.note][:1]
         self.display.show(sum(p.done for p in latest), self.total, ", ".join(words))

@@ -15,7 +15,6 @@ from assets.partitions import slices_of, slices_per_run
 from assets.versions import answers_version
 from foundry_pipeline.home import Run
 from foundry_pipeline.invoke import CallOptions, Progress, SliceReport
-from foundry_pipeline.store import Store
 from foundry_pipeline.tables import RESPONSES
 from resources import Listener, ModelCalls
 
@@ -42,8 +41,8 @@ class InvokeConfig(dg.Config):
     )
 
 
-def responses_asset(run: Run, store: Store) -> dg.AssetsDefinition:
-    """The asset of one run. `store` only says where the table will be.
+def responses_asset(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
+    """The asset of one run. `warehouse_root` only says where the table will be.
 
     `from_op`, and no asset function: an op takes a pool and a range of slices, and may fail for some of them only.
     """
@@ -60,7 +59,7 @@ def responses_asset(run: Run, store: Store) -> dg.AssetsDefinition:
             description=responses_description(run),
             kinds={"http", "parquet"},
             metadata={
-                **table_metadata(RESPONSES, store.uri(RESPONSES, run.name)),
+                **table_metadata(RESPONSES, run.name, warehouse_root),
                 "model": run.model.name,
                 "requests_per_second": float(run.model.requests_per_second),
                 "inference_params": dg.MetadataValue.json(dict(run.inference_params)),

@@ -18,10 +18,10 @@ from assets.code_location import code_location
 from assets.instance import PROCESS, open_instance, sign_of_life
 from assets.outcomes import FAILURES, materialized_in
 from assets.partitions import range_tags
-from foundry_pipeline.datasets import DatasetReport, LoadProgress
 from foundry_pipeline.home import Home
 from foundry_pipeline.invoke import Progress, SliceReport
-from resources import Listener, ModelCalls, Places
+from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress
+from resources import Listener, Places
 
 INTERRUPTS = {"KeyboardInterrupt", "DagsterExecutionInterruptedError"}
 ALL_SLICES = ""
@@ -46,6 +46,8 @@ class Result:
     done: frozenset[tuple[dg.AssetKey, str | None]] = frozenset()
     failures: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    told: int = 0
+    """News that were sent while it was worked on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Messenger(Listener):
 
     task: Task
     """What the worker works on now."""
+    told: int
 
     def __init__(self, tell: Callable[[News], None], stop: Stop) -> None:
         self._tell = tell
@@ -105,6 +108,7 @@ class Messenger(Listener):
 
     def _hand_on(self, what: Event) -> None:
         self._tell(News(self.task, what))
+        self.told += 1
         self._obey()
 
     def _obey(self) -> None:
@@ -117,37 +121,25 @@ class Worker:
     """Executes tasks of one home, against the persistent instance."""
 
     def __init__(
-        self,
-        home: Home,
-        places: Places,
-        tell: Callable[[News], None],
-        stop: Stop,
-        *,
-        verbose: bool = False,
-        model_calls: ModelCalls | None = None,
+        self, home: Home, places: Places, tell: Callable[[News], None], stop: Stop, *, verbose: bool = False
     ) -> None:
-        """`model_calls` takes the place of the code location's own: a seam for tests."""
         self._home = home
         self._places = places
         self._messenger = Messenger(tell, stop)
         self._stop = stop
         self._verbose = verbose
-        self._model_calls = model_calls
 
     @cached_property
     def _definitions(self) -> dg.Definitions:
         logging.getLogger("assets.code_location").disabled = True  # the command has said what is wrong
-        resources: dict[str, object] = {"listener": self._messenger}
-        if self._model_calls is not None:
-            resources["model_calls"] = self._model_calls
-        return code_location(self._home, self._places, resources)
+        return code_location(self._home, self._places, {"listener": self._messenger})
 
     def execute(self, task: Task) -> Result:
         """Execute the task as the UI would. A failure is a result; a stop is one, too."""
         if self._stop.is_set():
             return Result(task, interrupted=True)
         job = self._definitions.resolve_job_def(task.job)
-        self._messenger.task = task
+        self._messenger.task, self._messenger.told = task, 0
         with open_instance(self._places) as instance, sign_of_life(self._places) as name:
             result = job.execute_in_process(
                 instance=instance,
@@ -156,7 +148,7 @@ class Worker:
                 run_config=None if self._verbose else _SILENT,
                 raise_on_error=False,
             )
-            return _result(task, result, instance)
+            return replace(_result(task, result, instance), told=self._messenger.told)
 
 
 _SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

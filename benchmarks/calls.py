@@ -19,14 +19,14 @@ from pathlib import Path
 import httpx
 
 from benchmarks import Ratio
-from foundry_pipeline.datasets import load_dataset
-from foundry_pipeline.endpoint_state import StateFile
+from foundry_pipeline.calls.endpoint_state import StateFile
+from foundry_pipeline.calls.rate import Rate
+from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.invoke import CallOptions, Invoker
 from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Option
-from foundry_pipeline.rate import Rate
-from foundry_pipeline.settings import Settings
+from foundry_pipeline.rows.datasets import load_dataset
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 

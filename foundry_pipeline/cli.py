@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from foundry_pipeline.content import RowReader
 from foundry_pipeline.data_rows import DataRow, rows_of
-from foundry_pipeline.datasets import load_dataset
 from foundry_pipeline.doctor import diagnose
 from foundry_pipeline.errors import ConfigError, FoundryError, Problem
 from foundry_pipeline.exports import FORMATS, ExportReport, export_run
 from foundry_pipeline.home import Home, Run, home_root_of, ledger_of, load_home, warehouse_of
 from foundry_pipeline.invoke import Invoker
+from foundry_pipeline.rows.content import RowReader
+from foundry_pipeline.rows.datasets import load_dataset
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 

@@ -12,17 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 
-from foundry_pipeline import reply_json
-from foundry_pipeline.answers import read_answers
 from foundry_pipeline.data_rows import DataRow
-from foundry_pipeline.entities import Texts, read_entities
-from foundry_pipeline.features import GEOMETRY_KEYS, Feature, Features, features_of
-from foundry_pipeline.findings import FLUSH_ITEMS, Findings
-from foundry_pipeline.objects import Listed, Scope, read_objects
+from foundry_pipeline.decoding import reply_json
+from foundry_pipeline.decoding.answers import read_answers
+from foundry_pipeline.decoding.entities import Texts, read_entities
+from foundry_pipeline.decoding.features import GEOMETRY_KEYS, Feature, Features, features_of
+from foundry_pipeline.decoding.findings import FLUSH_ITEMS, Findings
+from foundry_pipeline.decoding.objects import Listed, Scope, read_objects
+from foundry_pipeline.decoding.places import Path, Place
+from foundry_pipeline.decoding.quick_boxes import QuickBoxes
+from foundry_pipeline.decoding.rejects import REASONS, Fault, wrong_type
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
-from foundry_pipeline.places import Path, Place
-from foundry_pipeline.quick_boxes import QuickBoxes
-from foundry_pipeline.rejects import REASONS, Fault, wrong_type
 from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TableSpec
 
 __all__ = ["REASONS", "SliceDecoder", "tables_needed"]

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from foundry_pipeline.conversations import parse_conversation
+from foundry_pipeline.calls.ledger import Answer
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import SliceDecoder
 from foundry_pipeline.errors import shown
 from foundry_pipeline.home import Run
 from foundry_pipeline.invoke import CallOptions, Invoker
-from foundry_pipeline.ledger import Answer
-from foundry_pipeline.media import TEXT_LIKE
+from foundry_pipeline.rows.conversations import parse_conversation
+from foundry_pipeline.rows.media import TEXT_LIKE
 
 REPLY_CHARS = 600
 

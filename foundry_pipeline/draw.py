@@ -24,8 +24,8 @@ from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record,
 from foundry_pipeline.exports.rows import annotated_rows
 from foundry_pipeline.exports.tally import Tally
 from foundry_pipeline.home import Run
-from foundry_pipeline.media import inspect
 from foundry_pipeline.rle import to_dense
+from foundry_pipeline.rows.media import inspect
 from foundry_pipeline.store import Store
 
 MAX_PIXELS = 64_000_000

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from foundry_pipeline.dataset_source import Dataset, dataset_of
+from foundry_pipeline.config.dataset_source import Dataset, dataset_of
+from foundry_pipeline.config.run_source import MinScore, References, Run, run_of
+from foundry_pipeline.config.secrets import forbidden_host
+from foundry_pipeline.config.settings import Settings, read_settings
+from foundry_pipeline.config.yaml_source import Findings, Item, read_yaml
 from foundry_pipeline.errors import ConfigError, Problem
 from foundry_pipeline.manifest import Manifest, manifest_of, slug
-from foundry_pipeline.run_source import MinScore, References, Run, run_of
-from foundry_pipeline.secrets import forbidden_host
-from foundry_pipeline.settings import Settings, read_settings
-from foundry_pipeline.yaml_source import Findings, Item, read_yaml
 
 __all__ = [
     "Dataset",

@@ -18,23 +18,23 @@ from pathlib import Path
 
 import httpx
 
-from foundry_pipeline.blame import Task
-from foundry_pipeline.breaker import Breaker
-from foundry_pipeline.calls import Caller, CallRules
-from foundry_pipeline.client import ModelClient
-from foundry_pipeline.content import ContentReader
+from foundry_pipeline.calls.blame import Task
+from foundry_pipeline.calls.breaker import Breaker
+from foundry_pipeline.calls.caller import Caller, CallRules
+from foundry_pipeline.calls.client import ModelClient
+from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
+from foundry_pipeline.calls.ledger import Answer, Lease
+from foundry_pipeline.calls.rate import Rate
+from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
+from foundry_pipeline.calls.stop import Stop
+from foundry_pipeline.config.secrets import auth_headers, scrubber
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
-from foundry_pipeline.endpoint_state import StateFile, endpoint_key
 from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, SliceBusy, StorageError
 from foundry_pipeline.home import Run, Settings
-from foundry_pipeline.ledger import Answer, Lease
-from foundry_pipeline.media import needs_turning, upright_jpeg_or_png
 from foundry_pipeline.protocols.foundry import FoundryRequests
-from foundry_pipeline.rate import Rate
-from foundry_pipeline.secrets import auth_headers, scrubber
-from foundry_pipeline.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
-from foundry_pipeline.stop import Stop
+from foundry_pipeline.rows.content import ContentReader
+from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS, TEXTS
 

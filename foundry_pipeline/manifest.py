@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundry_pipeline import endpoint_source
+from foundry_pipeline.config import endpoint_source
+from foundry_pipeline.config.fields import Block, Reader, choice, list_of, number, one_of, refuse, text, whole, written
+from foundry_pipeline.config.ontology_source import KIND_ALIASES, kinds_of, media_type, read_ontology
+from foundry_pipeline.config.params import params_path, schema_faults
+from foundry_pipeline.config.secrets import Auth, SecretRef
+from foundry_pipeline.config.yaml_source import Findings, Item, read_yaml
 from foundry_pipeline.errors import ConfigError
-from foundry_pipeline.fields import Block, Reader, choice, list_of, number, one_of, refuse, text, whole, written
 from foundry_pipeline.ontology import FeatureKind, Ontology
-from foundry_pipeline.ontology_source import KIND_ALIASES, kinds_of, media_type, read_ontology
-from foundry_pipeline.params import params_path, schema_faults
-from foundry_pipeline.secrets import Auth, SecretRef
-from foundry_pipeline.yaml_source import Findings, Item, read_yaml
 
 __all__ = ["PROTOCOLS", "Auth", "Manifest", "SecretRef", "load_manifest", "manifest_of", "slug"]
 

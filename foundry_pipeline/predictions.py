@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from foundry_pipeline.conversations import parse_conversation
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import SliceDecoder, tables_needed
 from foundry_pipeline.errors import RowUnavailable, StorageError
 from foundry_pipeline.home import Run
-from foundry_pipeline.media import TEXT_LIKE
+from foundry_pipeline.rows.conversations import parse_conversation
+from foundry_pipeline.rows.media import TEXT_LIKE
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, ENTITIES, REJECTS, RESPONSES, TableSpec
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from foundry_pipeline.features import GEOMETRY_KEYS
+from foundry_pipeline.decoding.features import GEOMETRY_KEYS
+from foundry_pipeline.decoding.prediction_ids import NAMESPACE
+from foundry_pipeline.decoding.rejects import REASONS
 from foundry_pipeline.ontology import FeatureKind
-from foundry_pipeline.prediction_ids import NAMESPACE
-from foundry_pipeline.rejects import REASONS
 from foundry_pipeline.tables import (
     DATA_ROWS,
     POINT_XY,

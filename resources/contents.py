@@ -9,8 +9,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from foundry_pipeline.content import RowReader
 from foundry_pipeline.home import Dataset, Settings, load_home
+from foundry_pipeline.rows.content import RowReader
 
 
 @dataclass(frozen=True, slots=True)

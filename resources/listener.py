@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from foundry_pipeline.datasets import DatasetReport, LoadProgress
 from foundry_pipeline.invoke import Progress, SliceReport
+from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress
 
 
 class Listener:

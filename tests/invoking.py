@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from foundry_pipeline.datasets import load_dataset
+from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.invoke import CallOptions, Invoker, SliceReport
 from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Option
-from foundry_pipeline.settings import Settings
+from foundry_pipeline.rows.datasets import load_dataset
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS, RESPONSES
 

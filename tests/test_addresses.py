@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.addresses import AddressRules, GuardedBackend, guarded_transport, is_public, resolve, shown_url
 from foundry_pipeline.errors import RowUnavailable
+from foundry_pipeline.rows.addresses import (
+    AddressRules,
+    GuardedBackend,
+    guarded_transport,
+    is_public,
+    resolve,
+    shown_url,
+)
 
 REFUSED = [
     "100.64.0.1",

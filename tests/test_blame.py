@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from foundry_pipeline.blame import MOST_REFUNDS, SAME_FAULT_ROWS, Blame, HeldBack, Task
+from foundry_pipeline.calls.blame import MOST_REFUNDS, SAME_FAULT_ROWS, Blame, HeldBack, Task
+from foundry_pipeline.calls.ledger import Answer, Ledger
+from foundry_pipeline.calls.verdicts import Next, Verdict
 from foundry_pipeline.data_rows import DataRow
-from foundry_pipeline.ledger import Answer, Ledger
-from foundry_pipeline.verdicts import Next, Verdict
 
 FAULT = Verdict(Next.RETRY, "http_500", "500 boom")
 OUTAGE = Verdict(Next.WAIT, "http_502", "502 bad gateway")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foundry_pipeline.breaker import OPENS_AFTER, PROBE_MOST_S, Breaker
-from foundry_pipeline.endpoint_state import LocalState, StateFile
+from foundry_pipeline.calls.breaker import OPENS_AFTER, PROBE_MOST_S, Breaker
+from foundry_pipeline.calls.endpoint_state import LocalState, StateFile
 
 
 class Time:

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture
-from row_server import Answer, RowServer
 
-from foundry_pipeline.content import Content, ContentReader, Kind, RowReader, locate
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import RowUnavailable
 from foundry_pipeline.home import Settings
-from foundry_pipeline.local_files import LocalFiles
+from foundry_pipeline.rows.content import Content, ContentReader, Kind, RowReader, locate
+from foundry_pipeline.rows.local_files import LocalFiles
+from tests.pictures import picture
+from tests.row_server import Answer, RowServer
 
 LOCAL = Settings(allow_private_hosts=("127.0.0.1",), row_timeout_s=5.0)
 PICTURE = picture()

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pictures import picture
-from row_server import Answer, RowServer
 
 from foundry_pipeline.data_rows import Attachment, DataRow, data_row_id, rows_of
-from foundry_pipeline.datasets import DatasetReport, LoadProgress, load_dataset
 from foundry_pipeline.errors import ConfigError, StorageError
 from foundry_pipeline.home import Dataset, Settings
+from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress, load_dataset
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
+from tests.pictures import picture
+from tests.row_server import Answer, RowServer
 
 LOCAL = Settings(allow_private_hosts=("127.0.0.1",), row_timeout_s=10.0)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from decoding import decode, ontology, options, radio, rejected, text, values
 
 from foundry_pipeline.ontology import FeatureKind, Option
+from tests.decoding import decode, ontology, options, radio, rejected, text, values
 
 GOOD = [1, 2, 3, 4]
 

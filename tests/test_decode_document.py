@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from decoding import decode, ontology, options, rejected, text, values
-
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
+from tests.decoding import decode, ontology, options, rejected, text, values
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SUMMARY = "Tom and Bob are happy to work at IBM"

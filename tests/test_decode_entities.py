@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from decoding import decode, rejected, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.entities import SourceText
-from foundry_pipeline.rejects import Fault
+from foundry_pipeline.decoding.entities import SourceText
+from foundry_pipeline.decoding.rejects import Fault
+from tests.decoding import decode, rejected, values
 
 TEXT = "Tom and Bob are happy. Tom works at IBM."
 EMOJI = "😀 Tom and 😀 Bob, Tom"

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-from decoding import ALL_KINDS, EVERYTHING, data_row, decode, decode_tables, values
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import box_replies, replies
 
 from foundry_pipeline.decode import REASONS, SliceDecoder, tables_needed
+from foundry_pipeline.decoding.prediction_ids import NAMESPACE, item_id, item_ids, list_name, row_id
 from foundry_pipeline.ontology import Ontology
-from foundry_pipeline.prediction_ids import NAMESPACE, item_id, item_ids, list_name, row_id
 from foundry_pipeline.tables import TABLES
+from tests.decoding import ALL_KINDS, EVERYTHING, data_row, decode, decode_tables, values
+from tests.strategies import box_replies, replies
 
 EXAMPLES = settings(max_examples=80, deadline=None)
 FEW = settings(max_examples=25, deadline=None)

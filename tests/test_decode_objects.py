@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from decoding import decode, ontology, rejected, values
 
 from foundry_pipeline.ontology import FeatureKind, Tool
+from tests.decoding import decode, ontology, rejected, values
 
 GOOD = [1, 2, 3, 4]
 RLE = {"size": [6, 8], "counts": "=3300000;"}

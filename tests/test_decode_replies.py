@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from decoding import EVERYTHING, STRENGTH, checklist, decode, ontology, options, radio, rejected, text, values
 
 from foundry_pipeline.decode import REASONS, tables_needed
 from foundry_pipeline.ontology import Classification, FeatureKind, Option, Tool
+from tests.decoding import EVERYTHING, STRENGTH, checklist, decode, ontology, options, radio, rejected, text, values
 
 BOX = {"boxes": [[1, 2, 3, 4]]}
 NO_TEXT = ontology(Tool("car", FeatureKind.RECTANGLE))

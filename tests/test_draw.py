@@ -7,12 +7,12 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from warehouse import fill, make_run, mask
 
 from foundry_pipeline.draw import colour_of, draw_row, draw_slice_sample
 from foundry_pipeline.errors import RowUnavailable
 from foundry_pipeline.home import MinScore
 from foundry_pipeline.store import Store
+from tests.warehouse import fill, make_run, mask
 
 GREY = (128, 128, 128)
 

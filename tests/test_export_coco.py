@@ -12,10 +12,10 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from warehouse import fill, make_run, mask
 
 from foundry_pipeline.exports import export_run
 from foundry_pipeline.store import Store
+from tests.warehouse import fill, make_run, mask
 
 PICTURE = {"global_key": "g", "width": 60, "height": 40}
 BOX = {"global_key": "g", "feature": "cat", "left": 5.0, "top": 5.0, "width": 50.0, "height": 33.0}

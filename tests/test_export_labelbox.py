@@ -10,10 +10,10 @@ import uuid
 import numpy as np
 import pytest
 from PIL import Image
-from warehouse import fill, make_run, mask
 
 from foundry_pipeline.exports import export_run, labelbox
 from foundry_pipeline.store import Store
+from tests.warehouse import fill, make_run, mask
 
 PICTURE = {"global_key": "g", "width": 60, "height": 40}
 BOX = {"global_key": "g", "feature": "cat", "left": 1.0, "top": 2.0, "width": 3.0, "height": 4.0}

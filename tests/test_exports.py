@@ -8,7 +8,6 @@ import random
 from collections import Counter
 
 import pytest
-from warehouse import fill, make_run, mask
 
 from foundry_pipeline.errors import ConfigError, StorageError
 from foundry_pipeline.exports import FORMATS, export_run
@@ -16,6 +15,7 @@ from foundry_pipeline.exports.tally import CHANGES, Loss
 from foundry_pipeline.home import MinScore
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, PREDICTION_TABLES, RESPONSES
+from tests.warehouse import fill, make_run, mask
 
 KEYS = [f"{i}.jpg" for i in range(5)]
 ROWS = [{"global_key": key, "width": 60, "height": 40} for key in KEYS]

@@ -18,14 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from invoking import Bench
 
+from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.errors import ConfigError
 from foundry_pipeline.invoke import CallOptions
 from foundry_pipeline.manifest import Auth, SecretRef
-from foundry_pipeline.settings import Settings
 from foundry_pipeline.tables import RESPONSES
 from tests.fake_model import Answer, FakeModel, Reply, Request, windows
+from tests.invoking import Bench
 
 CAT = Reply({"label": "cat"})
 
@@ -486,7 +486,7 @@ _CHILD = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {checkout!r}]
-from invoking import Bench
+from tests.invoking import Bench
 bench = Bench.__new__(Bench)
 Bench.__init__(bench, Path({root!r}), {url!r}, rows=200)
 bench.model(max_concurrency=8, requests_per_second=200.0)

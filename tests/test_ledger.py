@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from foundry_pipeline.calls.ledger import Answer, Attempt, Entry, Intent, Lease, Ledger
 from foundry_pipeline.errors import SliceBusy, StorageError
-from foundry_pipeline.ledger import Answer, Attempt, Entry, Intent, Lease, Ledger
 
 
 def write(ledger: Ledger, entries: Iterable[Entry]) -> None:
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
 _KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from foundry_pipeline.ledger import Answer, Intent, Ledger
+from foundry_pipeline.calls.ledger import Answer, Intent, Ledger
 async def go():
     ledger = Ledger(Path(sys.argv[1]))
     for i in range(10_000):
@@ -146,7 +146,7 @@ _FULL = """
 import asyncio, resource, signal, sys
 from pathlib import Path
 from foundry_pipeline.errors import StorageError
-from foundry_pipeline.ledger import Answer, Ledger
+from foundry_pipeline.calls.ledger import Answer, Ledger
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 async def go():
     ledger = Ledger(Path(sys.argv[1]))
@@ -183,7 +183,7 @@ def test_the_second_to_take_a_lease_is_told_who_has_it(tmp_path: Path) -> None:
 def test_a_dead_holder_leaves_its_lease_free(tmp_path: Path) -> None:
     path = tmp_path / "00001.lock"
     script = (
-        "import os,sys;from pathlib import Path;from foundry_pipeline.ledger import Lease;"
+        "import os,sys;from pathlib import Path;from foundry_pipeline.calls.ledger import Lease;"
         "lease=Lease(Path(sys.argv[1]),'r');os.kill(os.getpid(),9)"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foundry_pipeline.errors import RowUnavailable
-from foundry_pipeline.local_files import LocalFiles
+from foundry_pipeline.rows.local_files import LocalFiles
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from foundry_pipeline.config.fields import Block
+from foundry_pipeline.config.params import complete_params
+from foundry_pipeline.config.secrets import Auth, SecretRef
+from foundry_pipeline.config.yaml_source import Findings, read_yaml
 from foundry_pipeline.errors import ConfigError, Problem
-from foundry_pipeline.fields import Block
 from foundry_pipeline.manifest import Manifest, load_manifest, manifest_of, slug
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Option, Tool
-from foundry_pipeline.params import complete_params
-from foundry_pipeline.secrets import Auth, SecretRef
-from foundry_pipeline.yaml_source import Findings, read_yaml
 
 DOCUMENT = Path(__file__).parent / "fixtures" / "document_model.yaml"
 REQUIRED = "name: m\ninference_endpoint: http://127.0.0.1:8000/predict\nrequests_per_second: 5\n"

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture, pixels
 from PIL import Image, ImageOps
 
 from foundry_pipeline.errors import RowUnavailable
-from foundry_pipeline.media import (
+from foundry_pipeline.rows.media import (
     UPRIGHT_TRANSFORM,
     Facts,
     decode_text,
@@ -20,6 +19,7 @@ from foundry_pipeline.media import (
     upright_jpeg_or_png,
     upright_mime_type,
 )
+from tests.pictures import picture, pixels
 
 FORMATS = {
     "JPEG": "image/jpeg",

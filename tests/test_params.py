@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foundry_pipeline.config.params import complete_params, completed, schema_faults
 from foundry_pipeline.errors import ConfigError
 from foundry_pipeline.manifest import Manifest
-from foundry_pipeline.params import complete_params, completed, schema_faults
 
 SCHEMA: dict[str, Any] = {
     "properties": {

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from decoding import EVERYTHING, rejected, values
 
-from foundry_pipeline.conversations import parse_conversation
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import RowUnavailable, StorageError
 from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import FeatureKind, Ontology
 from foundry_pipeline.predictions import DecodeReport, decode_slice
+from foundry_pipeline.rows.conversations import parse_conversation
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, REJECTS, RESPONSES, TABLES, build
+from tests.decoding import EVERYTHING, rejected, values
 
 SLICE = "000000"
 TOM = {"person": [{"start": 0, "end": 3, "text": "Tom"}], "weather": "sun"}

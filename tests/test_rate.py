@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.endpoint_state import EndpointState, LocalState, StateFile, endpoint_key
-from foundry_pipeline.rate import WIDER, Rate
+from foundry_pipeline.calls.endpoint_state import EndpointState, LocalState, StateFile, endpoint_key
+from foundry_pipeline.calls.rate import WIDER, Rate
 
 
 class Time:

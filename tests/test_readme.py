@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_model import FakeModel, Reply
 
 from foundry_pipeline.home import Run
 from foundry_pipeline.manifest import Manifest
+from tests.fake_model import FakeModel, Reply
 
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text()

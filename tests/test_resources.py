@@ -1,9 +1,11 @@
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import dagster as dg
+import httpx
 import pytest
 
+from assets.code_location import code_location
 from foundry_pipeline.errors import ConfigError
 from foundry_pipeline.home import Dataset, Home, load_home
 from foundry_pipeline.store import Store
@@ -86,7 +88,7 @@ def test_the_environment_is_not_in_what_model_calls_say_of_themselves(tmp_path: 
 
 
 def test_model_calls_open_and_close_for_each_run(tmp_path: Path) -> None:
-    from foundry_pipeline.datasets import load_dataset
+    from foundry_pipeline.rows.datasets import load_dataset
 
     with FakeModel(mood_of) as model:
         write_mood_home(tmp_path, model.url, ["a", "bad"])
@@ -102,7 +104,7 @@ def test_model_calls_open_and_close_for_each_run(tmp_path: Path) -> None:
 
 def test_a_row_reader_gives_texts_and_pictures(tmp_path: Path) -> None:
     from foundry_pipeline.data_rows import rows_of
-    from foundry_pipeline.datasets import load_dataset
+    from foundry_pipeline.rows.datasets import load_dataset
 
     write_texts(tmp_path, ["grüße"])
     write_pictures(tmp_path, 1)
@@ -152,3 +154,25 @@ def test_a_source_that_is_not_there_has_a_fingerprint_too(tmp_path: Path) -> Non
     missing = source_fingerprint(dataset_of(tmp_path, "rows.csv"))
     (tmp_path / "rows.csv").write_text("row_data\nx\n")
     assert source_fingerprint(dataset_of(tmp_path, "rows.csv")) != missing
+
+
+def test_model_calls_take_another_transport_as_a_resource(tmp_path: Path) -> None:
+    """The seam for tests of assets: the code location takes resources of the same name instead of its own."""
+    write_mood_home(tmp_path, "http://model.invalid/", ["a"])
+    asked = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"mood": "good"}'
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(200, content=body())
+
+    home, places = load_home(tmp_path, {}), places_of({}, tmp_path)
+    calls = ModelCalls(home, Store(places.warehouse), places.ledger, {}, lambda: httpx.MockTransport(answer))
+    definitions = code_location(home, places, {"model_calls": calls})
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert definitions.resolve_job_def("notes_data_rows").execute_in_process(instance=instance).success
+        job = definitions.resolve_job_def("notes_mood")
+        assert job.execute_in_process(instance=instance, partition_key="00000").success
+    assert asked == ["model.invalid"]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
-from strategies import dense_masks, malformed_masks, runs
 
 from foundry_pipeline.rle import BadRle, Rle, check, decode_runs, encode_runs, from_dense, to_dense
+from tests.strategies import dense_masks, malformed_masks, runs
 
 EXAMPLES = settings(max_examples=150, deadline=None)
 

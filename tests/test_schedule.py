@@ -5,7 +5,7 @@ from dagster._utils.schedules import is_valid_cron_schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.schedule import cron_fault
+from foundry_pipeline.config.schedule import cron_fault
 
 
 @pytest.mark.parametrize(

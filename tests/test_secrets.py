@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foundry_pipeline.config.secrets import Secret, SentWith, auth_headers, scrubber
+from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.errors import ConfigError
 from foundry_pipeline.manifest import Auth, Manifest, SecretRef
-from foundry_pipeline.secrets import Secret, SentWith, auth_headers, scrubber
-from foundry_pipeline.settings import Settings
 
 SESAME = "sesame-open-1"
 

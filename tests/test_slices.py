@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.content import Kind
-from foundry_pipeline.records import Record
-from foundry_pipeline.slices import EARLIER_COLUMNS, LAST_SLICE, Known, Spool, same_table, slice_key
+from foundry_pipeline.rows.content import Kind
+from foundry_pipeline.rows.records import Record
+from foundry_pipeline.rows.slices import EARLIER_COLUMNS, LAST_SLICE, Known, Spool, same_table, slice_key
 from foundry_pipeline.tables import DATA_ROWS
 
 

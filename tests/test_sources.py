@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.content import Kind
 from foundry_pipeline.data_rows import Attachment
 from foundry_pipeline.errors import ConfigError
 from foundry_pipeline.home import Dataset, Settings
-from foundry_pipeline.local_files import LocalFiles
-from foundry_pipeline.records import LoadProblem, Record
-from foundry_pipeline.sources import list_source
+from foundry_pipeline.rows.content import Kind
+from foundry_pipeline.rows.local_files import LocalFiles
+from foundry_pipeline.rows.records import LoadProblem, Record
+from foundry_pipeline.rows.sources import list_source
 
 
 def listed(

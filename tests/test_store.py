@@ -99,7 +99,7 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[2]]
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import REJECTS, TEXTS, empty
-from test_store import texts
+from tests.test_store import texts
 
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 root = Path(sys.argv[1])
@@ -156,7 +156,7 @@ for step in range(1, 200):
 
 def test_killed_at_any_step_of_a_commit_all_tables_are_old_or_all_new(tmp_path: Path) -> None:
     """Every file-system step of a commit is a moment to die in; a later process recovers."""
-    script = [sys.executable, "-u", "-c", _KILL_AT_EVERY_STEP, str(tmp_path), str(Path(__file__).parent)]
+    script = [sys.executable, "-u", "-c", _KILL_AT_EVERY_STEP, str(tmp_path), str(Path(__file__).parent.parent)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     states = done.stdout.split()

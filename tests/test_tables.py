@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from foundry_pipeline.decoding.rejects import REASONS
 from foundry_pipeline.ontology import FeatureKind
-from foundry_pipeline.rejects import REASONS
 from foundry_pipeline.table_docs import predictions_page
 from foundry_pipeline.tables import BOXES, PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TABLES, TableSpec, build, empty
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.verdicts import Next, asked_wait_s, judge, said_by, spent_until_s
+from foundry_pipeline.calls.verdicts import Next, asked_wait_s, judge, said_by, spent_until_s
 
 FEATURES = frozenset({"cat", "summary"})
 

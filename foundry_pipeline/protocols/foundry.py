@@ -14,10 +14,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from foundry_pipeline.conversations import Message, parse_conversation
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.home import Run
-from foundry_pipeline.media import UPRIGHT_TRANSFORM, needs_turning
+from foundry_pipeline.rows.conversations import Message, parse_conversation
+from foundry_pipeline.rows.media import UPRIGHT_TRANSFORM, needs_turning
 
 Part = dict[str, str]
 Turn = dict[str, object]

@@ -1,0 +1,69 @@
+"""What became of a run, in words for people: rows, calls, predictions, what failed, where things are."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from assets.audit import Answers, audit_answers, total_rows
+from assets.keys import decoded_tables
+from assets.work import ALL_SLICES, Result
+from foundry_pipeline.home import Run
+from foundry_pipeline.rows.datasets import DatasetReport
+from foundry_pipeline.store import Store
+
+LINES_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Summary:
+    """One run: counts of this command's calls, and what failed."""
+
+    run: Run
+    calls: int = 0
+    reused: int = 0
+    repeated: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    """A slice, or a word for what is not about one slice -> why."""
+
+    def note(self, results: Sequence[Result], what: str) -> None:
+        """Keep the failures of a phase."""
+        for result in results:
+            for slice_key, why in result.failures.items():
+                self.failures.setdefault(what if slice_key == ALL_SLICES else f"slice {slice_key}", why)
+
+    def lines(self, store: Store) -> Iterator[str]:
+        """To be printed. Counts are of all that is in the warehouse, whoever called for it."""
+        run, answers = self.run, audit_answers(self.run, store)
+        yield f"{run.name}: {_rows_in_words(answers)}; {self._calls_in_words(answers)}"
+        for spec in decoded_tables(run):
+            yield f"  {total_rows(run, store, spec):>9,} {spec.name:<16} {store.uri(spec, run.name)}"
+        for format_name in run.exports:
+            yield f"  {format_name:>9} {'annotations':<16} {store.root}/annotations/run={run.name}/{format_name}"
+        yield from _some([f"  {place} failed: {why}" for place, why in self.failures.items()], len(self.failures))
+
+    def _calls_in_words(self, answers: Answers) -> str:
+        if not self.calls and not self.failures and self.reused == answers.rows:
+            return "0 calls: every row had its answer"
+        again = f", {counted(self.repeated, 'call')} repeated" if self.repeated else ""
+        return f"{counted(self.calls, 'call')}, {counted(self.reused, 'answer')} reused{again}"
+
+
+def load_lines(report: DatasetReport) -> Iterator[str]:
+    """What a load found."""
+    yield f"{report.dataset}: {counted(report.rows, 'data row')} in {counted(len(report.slices), 'slice')}"
+    yield from _some([f"  {p.place}: {p.code}: {p.message}" for p in report.problems], report.problem_count)
+
+
+def counted(number: int, word: str) -> str:
+    """`1 slice`, `2,000 slices`"""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def _rows_in_words(answers: Answers) -> str:
+    parts = [f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in sorted(answers.outcomes.items())]
+    return f"{counted(answers.rows, 'data row')} ({', '.join(parts) or 'none answered'})"
+
+
+def _some(lines: Sequence[str], total: int) -> Iterator[str]:
+    yield from lines[:LINES_SHOWN]
+    if total > LINES_SHOWN:
+        yield f"  and {total - LINES_SHOWN:,} more"

@@ -1,0 +1,515 @@
+"""The calls of one run: workers that send tasks under the shared rate, retry what can succeed, and settle the rest.
+
+A task ends in an Answer that is durable in its slice's ledger. Whose fault a failure is, is decided in `blame.py`; what
+no request can mend stops everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from foundry_pipeline.calls.blame import Blame, HeldBack, Task
+from foundry_pipeline.calls.breaker import Breaker, Gate
+from foundry_pipeline.calls.client import Broken, Fault, ModelClient, Response
+from foundry_pipeline.calls.ledger import EVIDENCE_BYTES, Answer, Attempt, Intent, Withdrawal
+from foundry_pipeline.calls.rate import Rate
+from foundry_pipeline.calls.stop import Stop
+from foundry_pipeline.calls.verdicts import Next, Verdict, decode_text, judge, spent_until_s
+from foundry_pipeline.data_rows import DataRow
+from foundry_pipeline.errors import EndpointStopped, RowUnavailable
+
+LONGEST_BACKOFF_S = 60.0
+SLOW_PER_S = 5.0
+MOST_IN_FLIGHT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What the manifest and the deployment fix about calling. Times are seconds."""
+
+    requests_per_second: float
+    max_attempts: int
+    max_concurrency: int | None
+    features: Collection[str] | None
+    takes_text: bool
+    endpoint_patience_s: float = 3600.0
+    preflight_patience_s: float = 600.0
+    refused_patience_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was sent so far, canaries included, for progress and for the size of the crew."""
+
+    calls: int = 0
+    recent_ms: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+
+
+@dataclass(frozen=True, slots=True)
+class _Canary:
+    call_id: str
+    body: bytes = field(repr=False)
+
+
+class Caller:
+    """Sends tasks. Make it, use it and close it in one event loop."""
+
+    def __init__(
+        self,
+        rules: CallRules,
+        rate: Rate,
+        breaker: Breaker,
+        stop: Stop,
+        *,
+        body_of: Callable[[DataRow], Awaitable[bytes]],
+        make_client: Callable[[], ModelClient],
+        credentials: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]],
+        scrub: Callable[[bytes], bytes],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`credentials` gives headers and query parameters at the moment of sending; `scrub` takes the secret out of
+        what comes back; `rate` must sleep through `stop`."""
+        self._rules = rules
+        self._rate = rate
+        self._breaker = breaker
+        self._stop = stop
+        self._body_of = body_of
+        self._make_client = make_client
+        self._credentials = credentials
+        self._scrub = scrub
+        self._jitter = jitter
+        self._queue: asyncio.Queue[Task] = asyncio.Queue()
+        self._open: set[Task] = set()
+        self._queued: set[Task] = set()
+        self._blame = Blame(rules.max_attempts)
+        self._held_back = HeldBack()
+        self._canary: _Canary | None = None
+        self._canary_row: DataRow | None = None
+        self._probes = count(1)
+        self._answered_before = False
+        self._trouble_since: float | None = None
+        self._waiting_for = ""
+        self._refused = False
+        self._workers: list[asyncio.Task[None]] = []
+        self.tally = Tally()
+
+    @property
+    def stopped(self) -> BaseException | None:
+        """Why nothing more is sent, or None."""
+        return self._stop.error
+
+    @property
+    def open_calls(self) -> int:
+        """Tasks that are not settled yet."""
+        return len(self._open)
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps requests from going, for people; empty where nothing does."""
+        return self._waiting_for
+
+    @property
+    def in_flight_limit(self) -> int:
+        """Calls that may be in flight at once: the manifest's, else the rate times the latency, at most 64."""
+        if self._rules.max_concurrency:
+            return self._rules.max_concurrency
+        rate = self._rules.requests_per_second
+        recent = sorted(self.tally.recent_ms)
+        latency_s = recent[int(len(recent) * 0.9)] / 1000 if recent else 1.0
+        return min(MOST_IN_FLIGHT, math.ceil(1.25 * rate * latency_s) + 2)
+
+    def knows_answer(self, row: DataRow) -> None:
+        """The endpoint has answered this row before: a refusal is then the row's, and no sign of a wrong URL; and the
+        row may serve as a canary."""
+        self._answered_before = True
+        self._canary_row = self._canary_row or row
+
+    def submit(self, task: Task) -> None:
+        """Queue a task; its `settled` future gets the Answer, or the error that stopped everything."""
+        self._open.add(task)
+        self._enqueue(task)
+        self._staff()
+
+    def stop(self, error: BaseException) -> None:
+        """Send nothing more. Calls in flight may still bring their answers home."""
+        self._stop.set(error)
+        for task in [*self._queued, *self._held_back.take()]:
+            self._fail(task)
+
+    async def close(self) -> None:
+        """End the workers and their connections."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    def _staff(self) -> None:
+        """As many workers as may have a call in flight, and as there are tasks."""
+        while len(self._workers) < min(self.in_flight_limit, len(self._open)):
+            self._workers.append(asyncio.create_task(self._work()))
+
+    async def _work(self) -> None:
+        client = self._make_client()
+        try:
+            while True:
+                task = await self._queue.get()
+                if task not in self._queued:
+                    continue
+                self._queued.discard(task)
+                await self._attend(client, task)
+                self._staff()
+        finally:
+            await client.close()
+
+    async def _attend(self, client: ModelClient, task: Task) -> None:
+        """One attempt. Whatever it raises ends the run, for a worker that dies in silence would hang it."""
+        try:
+            await self._attempt(client, task)
+        except asyncio.CancelledError:
+            self._fail(task)
+            raise
+        except BaseException as err:
+            self.stop(err)
+            self._fail(task)
+            if not isinstance(err, Exception):
+                raise
+
+    async def _attempt(self, client: ModelClient, task: Task) -> None:
+        if self._blame.is_spent(task):
+            await self._give_up(client, task)
+            return
+        try:
+            body = await self._body_of(task.row)
+        except RowUnavailable as err:
+            await self._settle(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
+            return
+        is_probe = await self._pass_gate(client)
+        answered = None
+        try:
+            answered = await self._call(client, task, body)
+        finally:
+            if is_probe:
+                self._report_probe(answered)
+
+    async def _call(self, client: ModelClient, task: Task, body: bytes) -> bool:
+        """Send the task once and deal with what comes. True where the endpoint answered."""
+        await self._declare_intent(task)
+        sent_us = time.time_ns() // 1000
+        task.sends += 1
+        result = await self._post(client, task.call_id, body)
+        if isinstance(result, Fault):
+            await self._digest_fault(client, task, result, sent_us)
+            return False
+        reply = self._scrub(result.body)
+        verdict = self._judge(result, reply)
+        if verdict.next is Next.KEEP:
+            await self._keep(task, result, reply, body, sent_us)
+            return True
+        await task.ledger.write(
+            Attempt(task.call_id, sent_us, verdict.code or "", verdict.message or "", result.status, reply)
+        )
+        task.reply = _readable(reply, result) if result.status in (200, 201) else None
+        await self._follow(client, task, verdict, result, sent_us)
+        return verdict.next is Next.REFUSED
+
+    async def _declare_intent(self, task: Task) -> None:
+        """Return at the call's send time with its intent durable.
+
+        At a fast rate the commit would make slots late, so it comes first; at a slow one the wait would leave
+        intents of calls that are not in flight.
+        """
+        intent = Intent(task.call_id, task.row.global_key, time.time_ns() // 1000)
+        if self._rules.requests_per_second <= SLOW_PER_S:
+            await self._rate.acquire()
+            await task.ledger.write(intent)
+            return
+        await task.ledger.write(intent)
+        try:
+            await self._rate.acquire()
+        except EndpointStopped:
+            await task.ledger.write(Withdrawal(task.call_id))
+            raise
+
+    async def _post(self, client: ModelClient, key: str, body: bytes) -> Response | Fault:
+        self._stop.check()
+        headers, params = self._credentials()
+        self.tally.calls += 1
+        return await client.post(body, {**headers, "Idempotency-Key": key}, params)
+
+    def _judge(self, response: Response, reply: bytes) -> Verdict:
+        rules = self._rules
+        verdict = judge(response.status, response.headers, reply, features=rules.features, takes_text=rules.takes_text)
+        if (spent_s := spent_until_s(response.headers)) is not None:
+            self._rate.hold(spent_s)
+        message = verdict.message and self._scrub(verdict.message.encode()).decode(errors="replace")
+        return replace(verdict, message=message)
+
+    async def _keep(self, task: Task, response: Response, reply: bytes, body: bytes, sent_us: int) -> None:
+        self.tally.recent_ms.append(response.latency_ms)
+        text = decode_text(reply, response.headers).encode()
+        answer = Answer(
+            task.call_id,
+            "ok",
+            http_status=response.status,
+            sent_us=sent_us,
+            latency_ms=response.latency_ms,
+            reply=text,
+        )
+        await self._settle(task, answer)
+        self._answered_before = True
+        self._endpoint_is_fine()
+        self._blame.success()
+        if self._canary is None or len(body) < len(self._canary.body):
+            self._canary = _Canary(task.call_id, body)
+        await self._release(self._held_back.clear())
+
+    def _endpoint_is_fine(self) -> None:
+        self._breaker.succeeded()
+        self._waiting_for = ""
+        self._refused = False
+        self._trouble_since = None
+
+    async def _digest_fault(self, client: ModelClient, task: Task, fault: Fault, sent_us: int) -> None:
+        code, resends = _FAULT_CODES[fault.broken]
+        message = self._scrub(fault.message.encode()).decode()
+        task.reply = None
+        await task.ledger.write(Attempt(task.call_id, sent_us, code, message, evidence=self._scrub(fault.partial)))
+        if fault.broken is Broken.TLS or (fault.broken is Broken.NO_HOST and not self._answered_before):
+            raise EndpointStopped(code, message)
+        if fault.broken in (Broken.UNREACHABLE, Broken.NO_HOST):
+            self._refused = True
+            await self._wait_for_endpoint(client, task, Verdict(Next.WAIT, code, message), None)
+        elif fault.broken is Broken.STALE and not task.stale_before:
+            task.stale_before = True
+            self._enqueue(task)
+        else:
+            await self._charge(client, task, Verdict(Next.RETRY, code, message, resends=resends), None)
+
+    async def _follow(
+        self, client: ModelClient, task: Task, verdict: Verdict, response: Response, sent_us: int
+    ) -> None:
+        """Do what a verdict that is no answer asks for."""
+        if verdict.next is Next.STOP:
+            raise EndpointStopped(verdict.code or "stopped", verdict.message or "the endpoint takes no requests")
+        if verdict.next is Next.REFUSED:
+            await self._refuse(task, verdict, response, sent_us)
+        elif verdict.next is Next.WAIT:
+            self._refused = False
+            await self._wait_for_endpoint(client, task, verdict, response.status)
+        else:
+            await self._charge(client, task, verdict, response.status)
+
+    async def _refuse(self, task: Task, verdict: Verdict, response: Response, sent_us: int) -> None:
+        """The model's verdict on the row, unless the endpoint has never answered: then it may be a wrong URL."""
+        if verdict.before_success and not self._answered_before:
+            raise EndpointStopped(
+                verdict.code or "http_404",
+                f"there is no model at this URL: {verdict.message}; check inference_endpoint",
+            )
+        self._endpoint_is_fine()
+        answer = Answer(
+            task.call_id,
+            "rejected_by_model",
+            http_status=response.status,
+            sent_us=sent_us,
+            latency_ms=response.latency_ms,
+            reply=task.reply,
+            error=verdict.code,
+            message=verdict.message,
+        )
+        if self._answered_before or not (verdict.code or "").startswith("http_"):
+            await self._settle(task, answer)
+        else:
+            await self._hold_back(task, answer)
+
+    async def _wait_for_endpoint(self, client: ModelClient, task: Task, verdict: Verdict, status: int | None) -> None:
+        """A limit or an outage: everybody waits. The row is charged only where the endpoint answers all others."""
+        self._trouble(verdict)
+        if verdict.hold_s is not None:
+            self._rate.hold(verdict.hold_s)
+        elif status in (429, 503):
+            self._rate.slow_down()
+        task.waits += 1
+        if status != 429 and verdict.hold_s is None:
+            self._breaker.failed()
+            self._blame.suspect(task, verdict, status)
+        if self._blame.is_contradicted(task):
+            await self._give_up(client, task)
+        else:
+            self._enqueue_later(task, 0.0 if verdict.hold_s else self._backoff_s(task.waits))
+
+    async def _charge(self, client: ModelClient, task: Task, verdict: Verdict, status: int | None) -> None:
+        """A failure that may be the row's own."""
+        if self._answered_before:
+            self._trouble(verdict)
+            self._breaker.failed()
+        if self._blame.charge(task, verdict, status):
+            await self._give_up(client, task)
+        else:
+            self._enqueue_later(task, self._backoff_s(task.charged))
+
+    async def _give_up(self, client: ModelClient, task: Task) -> None:
+        """The row's attempts are spent. If nothing has succeeded since they began, the endpoint may be to blame."""
+        answer = self._blame.verdict_on(task)
+        if not self._answered_before:
+            await self._hold_back(task, answer)
+        elif self._blame.is_proven(task) or await self._canary_answers(client):
+            await self._settle(task, answer)
+        else:
+            self._breaker.open_now()
+            self._blame.endpoint()
+            self._enqueue_later(task, self._backoff_s(task.refunds + 1))
+
+    async def _hold_back(self, task: Task, answer: Answer) -> None:
+        """Without any answer yet, a verdict waits: the same fault on several rows is the endpoint's."""
+        if (rows := self._held_back.add(task, answer)) is not None:
+            raise EndpointStopped(
+                answer.error or "stopped", f"the endpoint answered none of the first {rows} rows: {answer.message}"
+            )
+        await self._release_if_all_wait()
+
+    async def _release_if_all_wait(self) -> None:
+        if len(self._held_back) == len(self._open):
+            await self._release(self._held_back.release())
+
+    async def _release(self, held_back: list[tuple[Task, Answer]]) -> None:
+        for task, answer in held_back:
+            await self._settle(task, answer)
+
+    async def _settle(self, task: Task, answer: Answer) -> None:
+        await task.ledger.write(answer)
+        self._open.discard(task)
+        self._blame.forget(task)
+        if not task.settled.done():
+            task.settled.set_result(replace(answer, reply=None))
+        if len(self._held_back):
+            await self._release_if_all_wait()
+
+    def _fail(self, task: Task) -> None:
+        self._open.discard(task)
+        self._queued.discard(task)
+        if not task.settled.done():
+            task.settled.set_exception(self._stop.error or EndpointStopped("stopped", "nothing more is sent"))
+
+    def _enqueue(self, task: Task) -> None:
+        self._enqueue_later(task, 0.0)
+
+    def _enqueue_later(self, task: Task, delay_s: float) -> None:
+        if self._stop.error is not None:
+            self._fail(task)
+            return
+        self._queued.add(task)
+        if delay_s > 0:
+            asyncio.get_running_loop().call_later(delay_s, self._queue.put_nowait, task)
+        else:
+            self._queue.put_nowait(task)
+
+    def _backoff_s(self, failures: int) -> float:
+        """Full jitter: 0 to 2^(n-1) seconds, at most 60."""
+        return self._jitter() * min(LONGEST_BACKOFF_S, 2.0 ** min(failures - 1, 10))
+
+    def _trouble(self, verdict: Verdict) -> None:
+        """Note a failure for people, and end the run where it has lasted longer than anybody wants to wait."""
+        self._waiting_for = verdict.message or verdict.code or ""
+        self._trouble_since = self._trouble_since or time.monotonic()
+        self._check_patience()
+
+    def _check_patience(self) -> None:
+        if self._answered_before:
+            patience_s = self._rules.endpoint_patience_s
+        elif self._refused:
+            patience_s = self._rules.refused_patience_s
+        else:
+            patience_s = self._rules.preflight_patience_s
+        waited_s = time.monotonic() - (self._trouble_since or time.monotonic())
+        if waited_s > patience_s:
+            raise EndpointStopped(
+                "endpoint_down", f"no answer for {waited_s:.0f} s: {self._waiting_for}; run again to go on"
+            )
+
+    async def _pass_gate(self, client: ModelClient) -> bool:
+        """Return once requests may go. True: this request itself is the probe, for want of a canary."""
+        while not (gate := self._breaker.gate()).is_free:
+            self._trouble_since = self._trouble_since or time.monotonic()
+            self._waiting_for = self._waiting_for or "it was down when last asked"
+            self._check_patience()
+            if gate.is_probe and not self._has_canary:
+                return True
+            await self._probe_or_wait(client, gate)
+        return False
+
+    async def _probe_or_wait(self, client: ModelClient, gate: Gate) -> None:
+        if not gate.is_probe:
+            await self._stop.sleep(min(gate.wait_s, 1.0))
+            return
+        answered = None
+        try:
+            answered = await self._canary_answers(client)
+        finally:
+            self._report_probe(answered)
+        if answered:
+            self._endpoint_is_fine()
+            self._blame.rows()
+        else:
+            self._blame.endpoint()
+
+    def _report_probe(self, answered: bool | None) -> None:
+        """None: it was stopped before it brought anything."""
+        if answered is None:
+            self._breaker.probe_abandoned()
+        elif not answered:
+            self._breaker.probe_failed()
+
+    @property
+    def _has_canary(self) -> bool:
+        return self._canary is not None or self._canary_row is not None
+
+    async def _canary_answers(self, client: ModelClient) -> bool:
+        """Send a request that has succeeded before; its answer is known, and not kept again.
+
+        Without one, True: nothing speaks for the row. The key is the probe's own, or a cache might answer for a model
+        that is down.
+        """
+        if self._canary is None and self._canary_row is not None:
+            try:
+                self._canary = _Canary("earlier", await self._body_of(self._canary_row))
+            except RowUnavailable:
+                self._canary_row = None
+        if self._canary is None:
+            return True
+        await self._rate.acquire()
+        result = await self._post(client, f"{self._canary.call_id}-probe-{next(self._probes)}", self._canary.body)
+        if isinstance(result, Fault):
+            return False
+        verdict = self._judge(result, self._scrub(result.body))
+        if verdict.next is Next.STOP:
+            raise EndpointStopped(verdict.code or "stopped", verdict.message or "")
+        if verdict.hold_s is not None:
+            self._rate.hold(verdict.hold_s)
+        return verdict.next is Next.KEEP
+
+
+def _readable(reply: bytes, response: Response) -> bytes | None:
+    """The body of a 200 that was no answer, as UTF-8, for people to look at; None where it is no text."""
+    try:
+        return decode_text(reply, response.headers).encode()[:EVIDENCE_BYTES].decode(errors="ignore").encode()
+    except UnicodeError:
+        return None
+
+
+_FAULT_CODES: Mapping[Broken, tuple[str, int | None]] = {
+    Broken.UNREACHABLE: ("connection", None),
+    Broken.NO_HOST: ("connection", None),
+    Broken.CUT: ("connection", None),
+    Broken.STALE: ("connection", None),
+    Broken.TIMEOUT: ("timeout", None),
+    Broken.TOO_LARGE: ("too_large", 1),
+    Broken.ENCODING: ("content_encoding", 1),
+    Broken.TLS: ("tls", None),
+}

@@ -1,0 +1,94 @@
+"""Answers to classifications in a reply: free text, radio and checklist, plain or with a score, and nested ones."""
+
+from __future__ import annotations
+
+from foundry_pipeline.decoding.features import Choice, Feature, Features
+from foundry_pipeline.decoding.findings import Findings
+from foundry_pipeline.decoding.item_columns import ItemRows
+from foundry_pipeline.decoding.places import Place, is_text, quoted
+from foundry_pipeline.decoding.rejects import Fault, wrong_type
+from foundry_pipeline.ontology import FeatureKind
+from foundry_pipeline.tables import TABLE_OF_KIND
+
+_SHOWN_OPTIONS = 10
+
+
+def read_score(value: object) -> float | Fault | None:
+    """A score from 0 to 1; None where the model gave none. A score of 87 means percent, and guessing would lie."""
+    if value is None:
+        return None
+    if type(value) is not float and type(value) is not int:
+        return wrong_type("a score as a number", value)
+    if 0 <= value <= 1:
+        return float(value)
+    return Fault("bad_score", f"expected a score from 0 to 1, got {value}")
+
+
+def read_answers(findings: Findings, feature: Feature, place: Place, value: object) -> None:
+    """What a reply says for one classification: a row per answer."""
+    rows = findings.rows(TABLE_OF_KIND[feature.kind], place)
+    if feature.kind is not FeatureKind.CHECKLIST:
+        for item in findings.admit(place, [value]):
+            _read_answer(findings, rows, feature, place, item, 0)
+    elif isinstance(value, list):
+        for index, item in enumerate(findings.admit(place, value)):
+            _read_answer(findings, rows, feature, place.at(index), item, index)
+    else:
+        findings.reject(place, wrong_type("a list of answers", value), value)
+
+
+def read_nested(findings: Findings, questions: Features, place: Place, value: object, parent_id: str) -> None:
+    """An object of nested classifications and their answers, under the prediction `parent_id`."""
+    if not isinstance(value, dict):
+        findings.reject(place, wrong_type("an object of classifications", value), value)
+        return
+    for name, answer in value.items():
+        below = place.named(name, parent_id)
+        if answer is None:
+            continue
+        feature = questions.find(name, answer)
+        if isinstance(feature, Fault):
+            findings.reject(below, feature, answer)
+        else:
+            read_answers(findings, feature, below, answer)
+
+
+def _read_answer(findings: Findings, rows: ItemRows, feature: Feature, place: Place, value: object, index: int) -> None:
+    """One answer, or one object of `answer`, `score` and `classifications`."""
+    said, score, nested, answer_place = value, None, None, place
+    if isinstance(value, dict):
+        if "answer" not in value:
+            findings.reject(place, Fault("missing_key", 'expected the key "answer"'), value, index)
+            return
+        said, nested, answer_place = value["answer"], value.get("classifications"), place.at("answer")
+        read = read_score(value.get("score"))
+        if isinstance(read, Fault):
+            findings.reject(place.at("score"), read, value["score"], index)
+            return
+        score = read
+    choice = _chosen(feature, said)
+    if isinstance(choice, Fault):
+        findings.reject(answer_place, choice, said, index)
+        return
+    own = (choice.value,) if feature.kind is FeatureKind.TEXT else (feature.kind.value, choice.value)
+    rows.add(index, score, (*own, place.parent_id))
+    if nested is not None:
+        read_nested(findings, choice.questions, place.at("classifications"), nested, rows.id_of(index))
+
+
+def _chosen(feature: Feature, answer: object) -> Choice | Fault:
+    if not isinstance(answer, str):
+        return wrong_type("a string", answer)
+    if not is_text(answer):
+        return Fault("bad_text", "the answer holds half a surrogate pair")
+    if feature.kind is FeatureKind.TEXT:
+        return Choice(answer, feature.questions)
+    choice = feature.choice(answer)
+    return choice if choice is not None else Fault("unknown_option", _unknown_option(feature, answer))
+
+
+def _unknown_option(feature: Feature, answer: str) -> str:
+    options = sorted({choice.value for choice in (feature.choices or {}).values()})
+    shown = ", ".join(quoted(option, 40) for option in options[:_SHOWN_OPTIONS])
+    more = f" and {len(options) - _SHOWN_OPTIONS} more" if len(options) > _SHOWN_OPTIONS else ""
+    return f"expected one of {shown or 'any but the empty answer'}{more}; got {quoted(answer)}"
