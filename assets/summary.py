@@ -37,7 +37,9 @@ class Summary:
         for spec in decoded_tables(run):
             yield f"  {total_rows(run, store, spec):>9,} {spec.name:<16} {store.uri(spec, run.name)}"
         for format_name in run.exports:
-            yield f"  {format_name:>9} {'annotations':<16} {store.root}/annotations/run={run.name}/{format_name}"
+            folder = f"annotations/run={run.name}/{format_name}"
+            if store.file_names(folder):
+                yield f"  {format_name:>9} {'annotations':<16} {store.root}/{folder}"
         yield from _some([f"  {place} failed: {why}" for place, why in self.failures.items()], len(self.failures))
 
     def _calls_in_words(self, answers: Answers) -> str:

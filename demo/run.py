@@ -21,9 +21,9 @@ from types import FrameType
 import httpx
 import polars as pl
 
-from assets.instance import prepare_dagster_home  # noqa: TID251, a command around the code location
-from assets.materialize import FAILED, STOPPED, materialize  # noqa: TID251
-from resources import CHECKOUT, DEMO_HOME, Places, places_of  # noqa: TID251
+from assets.instance import prepare_dagster_home
+from assets.materialize import FAILED, STOPPED, materialize
+from resources import CHECKOUT, DEMO_HOME, Places, places_of
 
 PORT = 8321
 """Fixed, since an endpoint's address is part of a call's identity: the second time, no call is made."""
