@@ -20,6 +20,13 @@ import httpx
 from foundry_pipeline.errors import shown
 
 CONNECT_TIMEOUT_S = 10.0
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Connection": "keep-alive",
+    "Content-Type": "application/json",
+    "User-Agent": "foundry-pipeline",
+}
 
 # httpx logs every URL at INFO, and a secret may travel in the query.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -82,7 +89,7 @@ class ModelClient:
         tls: ssl.SSLContext,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._url = url
+        self._url = httpx.URL(url)
         self._timeout_s = timeout_s
         self._max_bytes = max_reply_bytes
         self._fresh = True
@@ -91,7 +98,6 @@ class ModelClient:
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s), pool=30),
             follow_redirects=False,
             trust_env=False,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": "application/json"},
         )
 
     async def post(self, body: bytes, headers: Mapping[str, str], params: Mapping[str, str]) -> Response | Fault:
@@ -100,9 +106,7 @@ class ModelClient:
         partial: list[bytes] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                request = self._client.build_request(
-                    "POST", self._url, content=body, headers=dict(headers), params=dict(params) or None
-                )
+                request = self._request(body, headers, params)
                 response = await self._client.send(request, stream=True)
                 try:
                     async for chunk in _plain_chunks(response, self._max_bytes):
@@ -114,6 +118,14 @@ class ModelClient:
         self._fresh = False
         headers_seen = {name.lower(): value for name, value in response.headers.items()}
         return Response(response.status_code, headers_seen, b"".join(partial), _ms_since(began))
+
+    def _request(self, body: bytes, headers: Mapping[str, str], params: Mapping[str, str]) -> httpx.Request:
+        """Built here and not by the client, which would parse and merge the same URL again for every call."""
+        url = self._url.copy_merge_params(dict(params)) if params else self._url
+        timeout = self._client.timeout.as_dict()
+        return httpx.Request(
+            "POST", url, headers={**_HEADERS, **headers}, content=body, extensions={"timeout": timeout}
+        )
 
     def _fault(self, err: Exception, latency_ms: float, partial: bytes) -> Fault:
         broken, message = _explain(err, self._max_bytes, self._timeout_s)

@@ -19,11 +19,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 
 from foundry_pipeline.errors import SliceBusy, StorageError
 
@@ -270,8 +271,7 @@ class Ledger:
     def _commit(self, connection: sa.Connection, entries: list[Entry]) -> None:
         try:
             with connection.begin():
-                for entry in entries:
-                    _apply(connection, entry)
+                _apply(connection, entries)
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as err:
             # Whatever it is, those who wait must hear of it: a writer that dies in silence hangs the run.
             self._failed = _storage_error(self.path, err)
@@ -296,107 +296,68 @@ _ANSWER_COLUMNS = (
     "message",
 )
 
-_INTENT = CALLS.insert().values(
-    call_id=sa.bindparam("call_id"),
-    global_key=sa.bindparam("global_key"),
-    attempts=1,
-    in_flight=True,
-    sent_us=sa.bindparam("sent_us"),
-)
+_ATTEMPT_VALUES = ("sent_us", "http_status", "error", "message", "evidence")
+_fresh_intent = insert(CALLS).values(attempts=1, in_flight=True)
 # An earlier answer stays until a newer one takes its place: a refresh that fails loses nothing.
-_INTENT_AGAIN = (
-    sa.update(CALLS)
-    .where(CALLS.c.call_id == sa.bindparam("b_call_id"))
-    .values(attempts=CALLS.c.attempts + 1, in_flight=True, sent_us=sa.bindparam("b_sent_us"))
+_INTENT = _fresh_intent.on_conflict_do_update(
+    index_elements=[CALLS.c.call_id],
+    set_={"attempts": CALLS.c.attempts + 1, "in_flight": True, "sent_us": _fresh_intent.excluded.sent_us},
 )
-_ANSWER = (
-    sa.update(CALLS)
-    .where(
-        CALLS.c.call_id == sa.bindparam("b_call_id"),
-        sa.or_(
-            CALLS.c.outcome.is_(None),
-            CALLS.c.outcome != "ok",
-            sa.bindparam("b_outcome").in_(("ok", "rejected_by_model")),
-        ),
-    )
-    .values(
-        in_flight=False,
-        sent_us=sa.func.coalesce(sa.bindparam("b_sent_us"), CALLS.c.sent_us),
+_fresh_answer = insert(CALLS).values(attempts=0, in_flight=False, global_key="")
+_ANSWER = _fresh_answer.on_conflict_do_update(
+    index_elements=[CALLS.c.call_id],
+    set_={
+        "in_flight": False,
+        "sent_us": sa.func.coalesce(_fresh_answer.excluded.sent_us, CALLS.c.sent_us),
         **{
-            name: sa.bindparam(f"b_{name}")
+            name: _fresh_answer.excluded[name]
             for name in ("outcome", "http_status", "latency_ms", "reply", "reply_sha256", "error", "message")
         },
-    )
+    },
+    where=sa.or_(
+        CALLS.c.outcome.is_(None),
+        CALLS.c.outcome != "ok",
+        _fresh_answer.excluded.outcome == "ok",
+        _fresh_answer.excluded.outcome == "rejected_by_model",
+    ),
 )
-_WITHDRAWAL = (
-    sa.update(CALLS)
-    .where(CALLS.c.call_id == sa.bindparam("b_call_id"))
-    .values(in_flight=False, attempts=CALLS.c.attempts - 1)
-)
-_IS_THERE = sa.select(CALLS.c.call_id).where(CALLS.c.call_id == sa.bindparam("b_call_id"))
-_NOT_SENT = CALLS.insert().values(
-    attempts=0,
-    in_flight=False,
-    global_key="",
-    **{name: sa.bindparam(name) for name in ("call_id", "outcome", "error", "message")},
+_LANDED = sa.update(CALLS).where(CALLS.c.call_id == sa.bindparam("b_call_id")).values(in_flight=False)
+_WITHDRAWAL = _LANDED.values(attempts=CALLS.c.attempts - 1)
+_ATTEMPT = sa.insert(ATTEMPTS).from_select(
+    ["call_id", "attempt", "sent_us", "http_status", "error", "message", "evidence"],
+    sa.select(
+        CALLS.c.call_id,
+        CALLS.c.attempts,
+        *(sa.bindparam(f"b_{name}", type_=ATTEMPTS.c[name].type) for name in _ATTEMPT_VALUES),
+    ).where(CALLS.c.call_id == sa.bindparam("b_call_id")),
 )
 
 
-def _apply(connection: sa.Connection, entry: Entry) -> None:
-    if isinstance(entry, Intent):
-        again = connection.execute(_INTENT_AGAIN, {"b_call_id": entry.call_id, "b_sent_us": entry.sent_us})
-        if again.rowcount == 0:
-            connection.execute(
-                _INTENT, {"call_id": entry.call_id, "global_key": entry.global_key, "sent_us": entry.sent_us}
-            )
-    elif isinstance(entry, Answer):
-        _apply_answer(connection, entry)
-    elif isinstance(entry, Withdrawal):
-        connection.execute(_WITHDRAWAL, {"b_call_id": entry.call_id})
-    else:
-        _apply_attempt(connection, entry)
+def _apply(connection: sa.Connection, entries: list[Entry]) -> None:
+    """Write a group, one statement a kind: a call never has two entries in one group, since each waits for the last."""
+    kinds: dict[type, list[Any]] = {Intent: [], Attempt: [], Answer: [], Withdrawal: []}
+    for entry in entries:
+        kinds[type(entry)].append(entry)
+    if intents := kinds[Intent]:
+        connection.execute(_INTENT, [asdict(intent) for intent in intents])
+    if withdrawn := kinds[Withdrawal]:
+        connection.execute(_WITHDRAWAL, [{"b_call_id": entry.call_id} for entry in withdrawn])
+    if attempts := kinds[Attempt]:
+        connection.execute(_ATTEMPT, [_attempt_values(attempt) for attempt in attempts])
+        connection.execute(_LANDED, [{"b_call_id": attempt.call_id} for attempt in attempts])
+    if answers := kinds[Answer]:
+        connection.execute(_ANSWER, [_answer_values(answer) for answer in answers])
 
 
-def _apply_answer(connection: sa.Connection, answer: Answer) -> None:
-    values = {
-        "b_call_id": answer.call_id,
-        "b_outcome": answer.outcome,
-        "b_http_status": answer.http_status,
-        "b_sent_us": answer.sent_us,
-        "b_latency_ms": answer.latency_ms,
-        "b_reply": answer.reply,
-        "b_reply_sha256": None if answer.reply is None else hashlib.sha256(answer.reply).digest(),
-        "b_error": answer.error,
-        "b_message": answer.message,
-    }
-    changed = connection.execute(_ANSWER, values).rowcount
-    if not changed and connection.execute(_IS_THERE, {"b_call_id": answer.call_id}).first() is None:
-        connection.execute(
-            _NOT_SENT,
-            {
-                "call_id": answer.call_id,
-                "outcome": answer.outcome,
-                "error": answer.error,
-                "message": answer.message,
-            },
-        )
+def _answer_values(answer: Answer) -> dict[str, Any]:
+    values = {name: getattr(answer, name) for name in _ANSWER_COLUMNS if name != "attempts"}
+    digest = None if answer.reply is None else hashlib.sha256(answer.reply).digest()
+    return {**values, "reply_sha256": digest}
 
 
-def _apply_attempt(connection: sa.Connection, attempt: Attempt) -> None:
-    number = connection.execute(sa.select(CALLS.c.attempts).where(CALLS.c.call_id == attempt.call_id)).scalar_one()
-    connection.execute(sa.update(CALLS).where(CALLS.c.call_id == attempt.call_id).values(in_flight=False))
-    connection.execute(sa.delete(ATTEMPTS).where(ATTEMPTS.c.call_id == attempt.call_id, ATTEMPTS.c.attempt == number))
-    connection.execute(
-        ATTEMPTS.insert().values(
-            call_id=attempt.call_id,
-            attempt=number,
-            sent_us=attempt.sent_us,
-            http_status=attempt.http_status,
-            error=attempt.error,
-            message=attempt.message,
-            evidence=attempt.evidence[:EVIDENCE_BYTES],
-        )
-    )
+def _attempt_values(attempt: Attempt) -> dict[str, Any]:
+    values = {f"b_{name}": getattr(attempt, name) for name in _ATTEMPT_VALUES}
+    return {**values, "b_call_id": attempt.call_id, "b_evidence": attempt.evidence[:EVIDENCE_BYTES]}
 
 
 def _durable(connection: sqlite3.Connection, _record: object) -> None:
