@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from assets.materialize import FAILED, materialize
+from foundry_pipeline.calls.slice_work import ASKED_AGAIN, CallOptions
 from foundry_pipeline.errors import FoundryError
 from resources import places_of
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.runs,
             workers=arguments.workers,
             verbose=arguments.verbose,
+            options=CallOptions(arguments.refresh, arguments.retry),
             environ=os.environ,
             out=sys.stdout,
             err=sys.stderr,
@@ -46,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; all runs, where none is named")
     command.add_argument("--home", type=Path, metavar="DIR", help="the home folder (FOUNDRY_HOME, or demo/home)")
     command.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes that call and decode (1)")
+    command.add_argument("--refresh", action="store_true", help="call for every row again, answered or not")
+    command.add_argument("--retry", choices=list(ASKED_AGAIN), default="failed", help="rows to ask again (failed)")
     command.add_argument("--verbose", action="store_true", help="with Dagster's own log")
     return parser
 

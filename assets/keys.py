@@ -65,3 +65,8 @@ def pool_of(run: Run) -> str:
     parts = urlsplit(shown_url(endpoint))
     words = re.sub(r"[^A-Za-z0-9]+", "_", f"{parts.netloc}{parts.path}").strip("_")
     return f"{words[:60]}_{endpoint_key(endpoint)[:6]}"
+
+
+def invoke_op_name(run: str) -> str:
+    """The op that calls for a run. Dagster refuses two ops of one name, so `invoke_model` alone would not do."""
+    return f"{run}__invoke_model"

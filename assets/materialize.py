@@ -25,6 +25,7 @@ from assets.summary import Summary, load_lines
 from assets.work import Result, Task
 from foundry_pipeline.config.fields import near
 from foundry_pipeline.home import Dataset, Home, Run, load_home
+from foundry_pipeline.invoke import CallOptions
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 from resources import Places
@@ -45,6 +46,7 @@ class Materializer:
     crew: Crew
     instance: dg.DagsterInstance
     store: Store
+    options: CallOptions
     out: TextIO
     err: TextIO
 
@@ -100,7 +102,8 @@ class Materializer:
         """The wanted slices, in one task for one worker, in a few for each of several."""
         parts = 1 if self.crew.workers == 1 else self.crew.workers * TASKS_A_WORKER
         most = min(MOST_SLICES_A_TASK, math.ceil(len(wanted) / parts))
-        return [Task(run.name, _paths(keys), group) for group in ranges(known, wanted, max(most, 1))]
+        options = self.options if responses_key(run.name) in keys else None
+        return [Task(run.name, _paths(keys), group, options) for group in ranges(known, wanted, max(most, 1))]
 
     @contextmanager
     def _gauge(self, name: str, total: int | None = None) -> Iterator[Gauge]:
@@ -118,6 +121,7 @@ def materialize(
     *,
     workers: int = 1,
     verbose: bool = False,
+    options: CallOptions = CallOptions(),  # noqa: B008  # frozen
     environ: Mapping[str, str],
     out: TextIO,
     err: TextIO,
@@ -142,7 +146,7 @@ def materialize(
             Crew(home, places, workers, verbose=verbose) as crew,
         ):
             fail_runs_of_the_dead(instance, places)
-            fine = Materializer(home, crew, instance, Store(places.warehouse), out, err).all(runs)
+            fine = Materializer(home, crew, instance, Store(places.warehouse), options, out, err).all(runs)
     except (Interrupted, KeyboardInterrupt):
         print(_stopped_in_words(places), file=err)
         return STOPPED

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.descriptions import responses_description
-from assets.keys import data_rows_key, pool_of, responses_key
+from assets.keys import data_rows_key, invoke_op_name, pool_of, responses_key
 from assets.metadata import responses_metadata, table_metadata
 from assets.outcomes import Finished, Outcomes, slices_of_step
 from assets.partitions import slices_of, slices_per_run
@@ -70,7 +70,7 @@ def responses_asset(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
 
 def _invoke_model(run: Run) -> dg.OpDefinition:
     @dg.op(
-        name=f"{run.name}__invoke_model",
+        name=invoke_op_name(run.name),
         description=f"Calls {run.model.name} for the rows of {run.dataset.name} that have no good answer yet.",
         ins={"data_rows": dg.In(dg.Nothing)},
         out=dg.Out(dg.Nothing),

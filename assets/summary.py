@@ -1,5 +1,6 @@
 """What became of a run, in words for people: rows, calls, predictions, what failed, where things are."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from assets.work import ALL_SLICES, Result
 from foundry_pipeline.home import Run
 from foundry_pipeline.rows.datasets import DatasetReport
 from foundry_pipeline.store import Store
+from foundry_pipeline.tables import REJECTS, RESPONSES
 
 LINES_SHOWN = 20
 
@@ -34,7 +36,10 @@ class Summary:
         """To be printed. Counts are of all that is in the warehouse, whoever called for it."""
         run, answers = self.run, audit_answers(self.run, store)
         yield f"{run.name}: {_rows_in_words(answers)}; {self._calls_in_words(answers)}"
+        yield from _reasons(run, store)
         for spec in decoded_tables(run):
+            if not store.slices(spec, run.name):
+                continue
             yield f"  {total_rows(run, store, spec):>9,} {spec.name:<16} {store.uri(spec, run.name)}"
         for format_name in run.exports:
             folder = f"annotations/run={run.name}/{format_name}"
@@ -47,6 +52,29 @@ class Summary:
             return "0 calls: every row had its answer"
         again = f", {counted(self.repeated, 'call')} repeated" if self.repeated else ""
         return f"{counted(self.calls, 'call')}, {counted(self.reused, 'answer')} reused{again}"
+
+
+def _reasons(run: Run, store: Store) -> Iterator[str]:
+    """Why rows have no answer, and why parts of replies were refused: the most frequent reasons."""
+    errors: Counter[str] = Counter()
+    for _, table in store.read_all(RESPONSES, run.name, ["error"]):
+        errors.update(table["error"].drop_null().to_pylist())
+    if errors:
+        again = "; rows that the model refused are asked again with --retry rejected"
+        yield f"  without an answer: {_most_frequent(errors)}{again if _refused(run, store) else ''}"
+    rejects: Counter[str] = Counter()
+    for _, table in store.read_all(REJECTS, run.name, ["reason"]):
+        rejects.update(table["reason"].to_pylist())
+    if rejects:
+        yield f"  refused parts of replies: {_most_frequent(rejects)}; see foundry-pipeline doctor {run.name}"
+
+
+def _refused(run: Run, store: Store) -> bool:
+    return bool(audit_answers(run, store).outcomes["rejected_by_model"])
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return ", ".join(f"{word} {count:,}" for word, count in counts.most_common(3))
 
 
 def load_lines(report: DatasetReport) -> Iterator[str]:

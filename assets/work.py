@@ -9,17 +9,18 @@ import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from assets.code_location import code_location
 from assets.instance import PROCESS, open_instance, sign_of_life
+from assets.keys import invoke_op_name
 from assets.outcomes import FAILURES, materialized_in
 from assets.partitions import range_tags
 from foundry_pipeline.home import Home
-from foundry_pipeline.invoke import Progress, SliceReport
+from foundry_pipeline.invoke import CallOptions, Progress, SliceReport
 from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress
 from resources import Listener, Places
 
@@ -35,6 +36,8 @@ class Task:
     job: str
     keys: tuple[tuple[str, ...], ...]
     slices: tuple[str, ...] = ()
+    options: CallOptions | None = None
+    """What is asked again, where the task calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +148,18 @@ class Worker:
                 instance=instance,
                 asset_selection=[dg.AssetKey(list(key)) for key in task.keys],
                 tags={PROCESS: name, **(range_tags(task.slices) if task.slices else {})},
-                run_config=None if self._verbose else _SILENT,
+                run_config={**({} if self._verbose else _SILENT), **_call_config(task)},
                 raise_on_error=False,
             )
             return replace(_result(task, result, instance), told=self._messenger.told)
+
+
+def _call_config(task: Task) -> dict[str, Any]:
+    """The launchpad's words for the task's options."""
+    if task.options is None:
+        return {}
+    asked = {"refresh": task.options.refresh, "retry": task.options.retry}
+    return {"ops": {invoke_op_name(task.job): {"config": asked}}}
 
 
 _SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

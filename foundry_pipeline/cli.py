@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -26,6 +27,9 @@ from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 
 DEFAULT_HOME = "demo/home"
+DOCTOR_ATTEMPTS = 2
+DOCTOR_PATIENCE_S = 10.0
+"""A person waits: the run itself has the manifest's attempts and the deployment's patience."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +77,8 @@ def check_home(arguments: argparse.Namespace, environ: Mapping[str, str], out: T
         print(f"problem: {problem}", file=out)
     for warning in home.warnings:
         print(f"warning: {warning}", file=out)
+    if not (home.models or home.datasets or home.runs or home.problems):
+        print(f"warning: {home.root}: there are no models, datasets or runs here", file=out)
     print(_summary(home), file=out)
     return 1 if home.problems else 0
 
@@ -84,7 +90,9 @@ def doctor_run(arguments: argparse.Namespace, environ: Mapping[str, str], out: T
     store = Store(warehouse_of(home.root, environ))
     slice_key, row = _row_to_send(home, run, store, arguments.row)
     ledger = ledger_of(home.root, environ)
-    invoker = Invoker(run, store, home.settings, home_root=home.root, ledger=ledger, environ=environ)
+    run = replace(run, model=replace(run.model, max_attempts=min(DOCTOR_ATTEMPTS, run.model.max_attempts)))
+    settings = replace(home.settings, endpoint_patience_s=DOCTOR_PATIENCE_S, preflight_patience_s=DOCTOR_PATIENCE_S)
+    invoker = Invoker(run, store, settings, home_root=home.root, ledger=ledger, environ=environ)
     with invoker, RowReader(home.root, home.settings, encoding=run.dataset.encoding) as reader:
         diagnosis = diagnose(run, slice_key, row, invoker, reader.text)
     print(*diagnosis.lines(), sep="\n", file=out)

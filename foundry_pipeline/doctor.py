@@ -48,7 +48,16 @@ class Diagnosis:
             yield f"  {table}: {rows}"
         for path, reason, message in self.rejects:
             yield f"  refused {path}: {reason}: {message}"
-        yield "  the answer keeps the contract" if self.sound else "  the answer breaks the contract"
+        yield f"  {self._in_words()}"
+
+    def _in_words(self) -> str:
+        if self.sound:
+            return "the answer keeps the contract"
+        if self.answer.outcome == "ok":
+            return "the answer breaks the contract"
+        if self.answer.outcome == "rejected_by_model":
+            return "the model refused this row; --row takes another"
+        return "there is no answer to judge"
 
 
 def diagnose(

@@ -69,7 +69,7 @@ def judge(
         return _judge_success(headers, body, features, takes_text)
     said = said_by(body)
     if status in (401, 403):
-        return Verdict(Next.STOP, "auth", f"the endpoint refuses the credentials: {status} {said}")
+        return Verdict(Next.STOP, "auth", f"the endpoint refuses the credentials, or wants some: {status} {said}")
     if status == 402 or (status == 429 and says_quota(body)):
         return Verdict(Next.STOP, "quota", f"the quota is used up: {status} {said}")
     if 300 <= status < 400:
