@@ -414,6 +414,26 @@ def test_the_secret_is_sent_and_is_nowhere_else(model: FakeModel, tmp_path: Path
     assert "s3cr3t" not in json.dumps(list(bench.responses().values()), default=str)
 
 
+def test_a_secret_that_is_echoed_is_in_no_message_and_in_no_ledger_that_stays(model: FakeModel, tmp_path: Path) -> None:
+    def echo(request: Request) -> Reply:
+        said = request.headers["authorization"].replace("/", "\\/")
+        raw = f'{{"error": "bad {said}"}}'.encode()
+        return (
+            Reply(raw, status=401) if len(model.requests) > 6 else Reply({"summary": request.headers["authorization"]})
+        )
+
+    model.answer = echo
+    bench = Bench(tmp_path, model.url, rows=30, environ={"MODEL_KEY": "s3cr3t/canary/value"})
+    bench.model(secret=SecretRef("MODEL_KEY"), max_concurrency=1)
+    report = bench.one()
+    assert "auth: " in str(report.failure)
+    assert "s3cr3t" not in str(report)
+    kept = [file for file in (tmp_path / "ledger").rglob("*") if file.is_file()]
+    assert any(file.suffix == ".sqlite" for file in kept), "a stopped slice keeps its ledger"
+    for file in kept:
+        assert b"s3cr3t" not in file.read_bytes(), file
+
+
 def test_auth_can_be_a_header_of_its_own(model: FakeModel, tmp_path: Path) -> None:
     bench = Bench(tmp_path, model.url, rows=1, environ={"K": "value-of-key"})
     bench.model(secret=SecretRef("K"), auth=Auth("header", "X-Api-Key"))

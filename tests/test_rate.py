@@ -47,6 +47,7 @@ def test_no_window_holds_more_than_the_rate_allows_plus_one(per_s: float, calls:
     clock = Time()
     times = send_times(Rate(LocalState(clock), per_s, sleep=clock.sleep), clock, calls)
     assert times[-1] - times[0] == pytest.approx((calls - 1) * WIDER / per_s, rel=1e-6)
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 1 / per_s
 
 
 def test_the_documents_tenth_of_a_request_per_second_is_ten_seconds_apart() -> None:
