@@ -23,6 +23,7 @@ from foundry_pipeline.home import Home, Run, home_root_of, ledger_of, load_home,
 from foundry_pipeline.invoke import Invoker
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.rows.datasets import load_dataset
+from foundry_pipeline.sql import WRITERS, Questions
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 
@@ -67,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("format", metavar="FORMAT", choices=list(FORMATS), help=", ".join(FORMATS))
     export.add_argument("--out", metavar="DIR", type=Path, help="a folder; default: annotations/ in the warehouse")
     export.set_defaults(command=export_annotations)
+    sql = commands.add_parser("sql", parents=[home], help="ask the warehouse's tables, such as: select * from boxes")
+    sql.add_argument("query", metavar="QUERY")
+    sql.add_argument("--format", choices=list(WRITERS), default="table", help="default: table, for people")
+    sql.set_defaults(command=ask_warehouse)
     return parser
 
 
@@ -117,6 +122,14 @@ def export_annotations(arguments: argparse.Namespace, environ: Mapping[str, str]
     run = _run_named(home, arguments.run)
     report = export_run(run, Store(warehouse_of(home.root, environ)), arguments.format, arguments.out)
     print(*_export_lines(report), sep="\n", file=out)
+    return 0
+
+
+def ask_warehouse(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
+    """Print the answer to a SQL query over every table of the warehouse."""
+    store = Store(warehouse_of(home_root_of(arguments.home, environ, DEFAULT_HOME), environ))
+    with Questions(store) as questions:
+        WRITERS[arguments.format](questions.ask(arguments.query), out)
     return 0
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -99,6 +100,17 @@ class Store:
             table = self.read(spec, owner, slice_key, columns)
             if table is not None:
                 yield slice_key, table
+
+    def scan(self, spec: TableSpec) -> pads.Dataset:
+        """The table over all owners and slices, unread: its columns, and its owner's column (`owner_column`)."""
+        selector = pafs.FileSelector(f"{self._base}/{spec.name}", allow_not_found=True, recursive=True)
+        owner = pa.field(owner_column(spec), pa.string())
+        columns = spec.schema if owner.name in spec.schema.names else spec.schema.append(owner)
+        options = pads.FileSystemFactoryOptions(
+            partition_base_dir=f"{self._base}/{spec.name}",
+            partitioning=pads.partitioning(pa.schema([owner]), flavor="hive"),
+        )
+        return pads.FileSystemDatasetFactory(self._fs, selector, pads.ParquetFileFormat(), options).finish(columns)
 
     def commit(
         self,
@@ -403,8 +415,13 @@ def _leaf_names(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if not pa.types.is_nested(field.type)]
 
 
+def owner_column(spec: TableSpec) -> str:
+    """The hive column that a table's folders name: whose slices they hold."""
+    return "dataset" if spec is DATA_ROWS else "run"
+
+
 def _folder(spec: TableSpec, owner: str) -> str:
-    return f"{spec.name}/{'dataset' if spec is DATA_ROWS else 'run'}={owner}"
+    return f"{spec.name}/{owner_column(spec)}={owner}"
 
 
 def _record_name(owner: str, slice_key: str, table: str) -> str:
