@@ -9,6 +9,7 @@ import dagster as dg
 from assets.annotations import annotations_asset
 from assets.checks import run_checks
 from assets.data_rows import data_rows_asset
+from assets.evaluation import evaluation_asset
 from assets.jobs import data_rows_job, run_job, run_schedule
 from assets.predictions import prediction_assets
 from assets.responses import responses_asset
@@ -37,6 +38,7 @@ def code_location(home: Home, places: Places, resources: Mapping[str, object] | 
     datasets, runs, warehouse = list(home.datasets.values()), list(home.runs.values()), places.warehouse
     loading = {dataset.name: data_rows_job(dataset, home) for dataset in datasets}
     calling = {run.name: run_job(run) for run in runs}
+    siblings = {d.name: [run.name for run in runs if run.dataset.name == d.name] for d in datasets}
     following = {d.name: [run for run in runs if run.follow_dataset and run.dataset.name == d.name] for d in datasets}
     return dg.Definitions(
         assets=[
@@ -44,6 +46,7 @@ def code_location(home: Home, places: Places, resources: Mapping[str, object] | 
             *(responses_asset(run, warehouse) for run in runs),
             *(prediction_assets(run, warehouse) for run in runs),
             *(annotations_asset(run) for run in runs if run.exports),
+            *(evaluation_asset(run, siblings[run.dataset.name]) for run in runs if run.dataset.ground_truth),
         ],
         asset_checks=[check for run in runs for check in run_checks(run)],
         jobs=[*loading.values(), *calling.values()],

@@ -90,6 +90,14 @@ def annotations_description(run: Run) -> str:
     )
 
 
+def evaluation_description(run: Run) -> str:
+    """For [<run>, evaluation]."""
+    return (
+        f"**{run.name}** against the ground truth of **{run.dataset.name}** ({_code(run.dataset.ground_truth or '')}): "
+        "the tables metrics and matches, pictures, and one HTML report. Materializing calls nobody."
+    )
+
+
 def _parameters(params: Mapping[str, object]) -> str:
     if not params:
         return ""

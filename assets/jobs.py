@@ -8,7 +8,7 @@ from dagster import AssetSelection
 # What define_asset_job gives; Dagster does not export its type.
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.keys import data_rows_job_name, data_rows_key, decoded_keys, exported_keys, responses_key
+from assets.keys import data_rows_job_name, data_rows_key, decoded_keys, responses_key, whole_run_keys
 from assets.partitions import range_tags, ranges, registered_slices, slices_per_run
 from foundry_pipeline.home import Dataset, Home, Run
 
@@ -16,12 +16,12 @@ AssetJob = UnresolvedAssetJobDefinition
 
 
 def run_job(run: Run) -> AssetJob:
-    """Everything of one run, for a slice or a range of slices; the exports are made anew from all slices."""
-    keys = [responses_key(run.name), *decoded_keys(run), *exported_keys(run)]
+    """Everything of one run, for a slice or a range of slices; exports and evaluation are made anew from all slices."""
+    keys = [responses_key(run.name), *decoded_keys(run), *whole_run_keys(run)]
     return dg.define_asset_job(
         run.name,
         AssetSelection.assets(*keys),
-        description=f"Call {run.model.name} for slices of {run.dataset.name}, decode the answers, write the exports.",
+        description=f"Call {run.model.name} for slices of {run.dataset.name}, decode the answers, export and evaluate.",
     )
 
 

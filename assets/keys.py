@@ -45,9 +45,15 @@ def decoded_keys(run: Run) -> list[dg.AssetKey]:
     return [table_key(run.name, spec.name) for spec in decoded_tables(run)]
 
 
-def exported_keys(run: Run) -> list[dg.AssetKey]:
-    """[<run>, annotations], where the run names a format."""
-    return [annotations_key(run.name)] if run.exports else []
+def evaluation_key(run: str) -> dg.AssetKey:
+    """[<run>, evaluation]"""
+    return dg.AssetKey([run, "evaluation"])
+
+
+def whole_run_keys(run: Run) -> list[dg.AssetKey]:
+    """What is made of all tables of a run: its annotations and its evaluation, as far as it has them."""
+    exported = [annotations_key(run.name)] if run.exports else []
+    return exported + ([evaluation_key(run.name)] if run.dataset.ground_truth else [])
 
 
 def data_rows_job_name(dataset: Dataset, home: Home) -> str:

@@ -18,7 +18,7 @@ import dagster as dg
 from assets.audit import row_count
 from assets.crew import Crew, Interrupted
 from assets.instance import fail_runs_of_the_dead, open_instance
-from assets.keys import data_rows_job_name, data_rows_key, decoded_keys, exported_keys, responses_key
+from assets.keys import data_rows_job_name, data_rows_key, decoded_keys, responses_key, whole_run_keys
 from assets.partitions import ranges, registered_slices
 from assets.progress import Gauge, display_for
 from assets.summary import Summary, load_lines
@@ -73,23 +73,23 @@ class Materializer:
         return None if gauge.loaded.rows else f"{dataset.name} has no data rows"
 
     def run(self, run: Run) -> Summary:
-        """Responses of all slices, tables of those that have them, then the exports.
+        """Responses of all slices, tables of those that have them, then exports and evaluation.
 
         Where nothing fails and one worker does it all, that is one Dagster run.
         """
         known = registered_slices(self.instance, run.dataset.name)
-        responses, tables, annotations = responses_key(run.name), decoded_keys(run), exported_keys(run)
+        responses, tables, of_all = responses_key(run.name), decoded_keys(run), whole_run_keys(run)
         summary = Summary(run)
         with self._gauge(run.name, self._rows(run, known)) as gauge:
             tasks = self._tasks(run, [responses, *tables], known, set(known))
             if len(tasks) == 1:
-                tasks = [replace(tasks[0], keys=(*tasks[0].keys, *_paths(annotations)))]
+                tasks = [replace(tasks[0], keys=(*tasks[0].keys, *_paths(of_all)))]
             results = self.crew.run(tasks, gauge)
             summary.note(results, "calls or tables")
             if late := _done(results, responses) - _done(results, tables[0]):
                 summary.note(self.crew.run(self._tasks(run, tables, known, late), gauge), "tables")
-            if annotations and not _done(results, annotations[0]):
-                summary.note(self.crew.run([Task(run.name, _paths(annotations))], gauge), "annotations")
+            if left := [key for key in of_all if not _done(results, key)]:
+                summary.note(self.crew.run([Task(run.name, _paths(left))], gauge), "exports or evaluation")
         summary.calls, summary.reused, summary.repeated = gauge.calls, gauge.reused, gauge.repeated
         return summary
 

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster import AssetRecordsFilter
 
 from assets.jobs import AssetJob
-from assets.keys import data_rows_key, decoded_keys, exported_keys, responses_key
+from assets.keys import data_rows_key, decoded_keys, responses_key, whole_run_keys
 from assets.metadata import CHANGED
 from assets.outcomes import DATA_VERSION, materialized_in
 from assets.partitions import range_tags, ranges, registered_slices, slices_in, slices_of, slices_per_run
@@ -167,7 +167,7 @@ def rescue_sensor(runs: Mapping[str, Run], jobs: Sequence[AssetJob]) -> dg.Senso
             yield dg.RunRequest(
                 run_key=f"{failed.run_id}:{group[0]}-{group[-1]}",
                 job_name=run.name,
-                asset_selection=[*decoded_keys(run), *exported_keys(run)],
+                asset_selection=[*decoded_keys(run), *whole_run_keys(run)],
                 tags=range_tags(group),
             )
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from assets.audit import Answers, audit_answers, total_rows
 from assets.keys import decoded_tables
 from assets.work import ALL_SLICES, Result
+from foundry_pipeline.evaluation.evaluate import WHOLE_RUN
+from foundry_pipeline.evaluation.report import report_name
 from foundry_pipeline.home import Run
 from foundry_pipeline.rows.datasets import DatasetReport
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import REJECTS, RESPONSES
+from foundry_pipeline.tables import METRICS, REJECTS, RESPONSES
 
 LINES_SHOWN = 20
 
@@ -45,6 +47,7 @@ class Summary:
             folder = f"annotations/run={run.name}/{format_name}"
             if store.file_names(folder):
                 yield f"  {format_name:>9} {'annotations':<16} {store.root}/{folder}"
+        yield from _evaluation(run, store)
         yield from _some([f"  {place} failed: {why}" for place, why in self.failures.items()], len(self.failures))
 
     def _calls_in_words(self, answers: Answers) -> str:
@@ -52,6 +55,18 @@ class Summary:
             return "0 calls: every row had its answer"
         again = f", {counted(self.repeated, 'call')} repeated" if self.repeated else ""
         return f"{counted(self.calls, 'call')}, {counted(self.reused, 'answer')} reused{again}"
+
+
+def _evaluation(run: Run, store: Store) -> Iterator[str]:
+    """The first figure of each table that was compared with ground truth, and where the report is."""
+    metrics = store.read(METRICS, run.name, WHOLE_RUN)
+    if run.dataset.ground_truth and metrics is not None:
+        first: dict[str, str] = {}
+        for measure in metrics.to_pylist():
+            if measure["value"] is not None:
+                first.setdefault(measure["table"], f"{measure['metric']} {measure['value']:.3f}")
+        figures = ", ".join(f"{table} {figure}" for table, figure in first.items()) or "nothing to compare"
+        yield f"  {'':>9} {'evaluation':<16} {store.root}/{report_name(run.name)} ({figures})"
 
 
 def _reasons(run: Run, store: Store) -> Iterator[str]:

@@ -41,6 +41,17 @@ def exports_version(run: Run) -> str:
     )
 
 
+def evaluation_version(run: Run) -> str:
+    """Changes with what is compared with what."""
+    return _digest(
+        {
+            "ground_truth": run.dataset.ground_truth,
+            "ontology_mapping": run.ontology_mapping,
+            "min_score": [run.min_score.default, dict(run.min_score.by_feature)],
+        }
+    )
+
+
 def _what_is_known(run: Run) -> Mapping[str, object]:
     return {
         "ontology": run.model.ontology.as_json() if run.model.ontology else None,

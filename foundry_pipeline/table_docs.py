@@ -18,6 +18,8 @@ from foundry_pipeline.decoding.rejects import REASONS
 from foundry_pipeline.ontology import FeatureKind
 from foundry_pipeline.tables import (
     DATA_ROWS,
+    MATCHES,
+    METRICS,
     POINT_XY,
     PREDICTION_TABLES,
     REJECTS,
@@ -117,7 +119,7 @@ Nothing a model said is lost: what no table takes is in `rejects`, with its plac
 
 def predictions_page() -> str:
     """The page, as Markdown."""
-    tables = "".join(map(_table, (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS)))
+    tables = "".join(map(_table, (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)))
     return _HEAD + _lines(_shapes()) + _RULES + tables + _REASONS_HEAD + _lines(_reasons())
 
 

@@ -179,8 +179,52 @@ REJECTS = TableSpec(
     ),
 )
 
+METRICS = TableSpec(
+    "metrics",
+    "one row per measure of a run against ground truth",
+    ("table", "feature", "answer", "metric"),
+    pa.schema(
+        [
+            _column("run", STRING, "the model run"),
+            _column("model", STRING, "the model's name"),
+            _column("dataset", STRING, "the dataset"),
+            _column("table", STRING, "the prediction table that was compared"),
+            _column("feature", STRING, "your feature; empty: over all"),
+            _column("answer", STRING, "the option, where the measure is of one option; else empty"),
+            _column("metric", STRING, "such as AP, AP50, f1, accuracy, best_f1_min_score"),
+            _column("value", FLOAT, "null where nothing can be said, such as an AP without truths", null=True),
+            _column("truths", pa.int64(), "things in the ground truth that the measure is over"),
+            _column("predictions", pa.int64(), "predictions that it is over"),
+        ]
+    ),
+)
+VERDICTS = ("match", "partial", "wrong", "missed", "extra")
+MATCHES = TableSpec(
+    "matches",
+    "one row per prediction or truth that was compared",
+    ("index",),
+    pa.schema(
+        [
+            _column("run", STRING, "the model run"),
+            _column("dataset", STRING, "the dataset"),
+            _column("table", STRING, "the prediction table that was compared"),
+            _column("global_key", STRING, "the data row"),
+            _column("index", INT, "place in this table, from 0"),
+            _column("verdict", STRING, "match, partial, wrong, missed or extra"),
+            _column("feature", STRING, "predicted, under your name; null where missed", null=True),
+            _column("answer", STRING, "predicted, of a question", null=True),
+            _column("true_feature", STRING, "of the ground truth; null where extra", null=True),
+            _column("true_answer", STRING, "of the ground truth", null=True),
+            _column("score", FLOAT, "of the prediction", null=True),
+            _column("overlap", FLOAT, "IoU of objects, shared part of spans, likeness of texts", null=True),
+            _column("prediction_id", STRING, "null where missed", null=True),
+            _column("truth_id", STRING, "as the ground truth's file says; null where extra", null=True),
+        ]
+    ),
+)
+
 PREDICTION_TABLES = (BOXES, MASKS, POLYGONS, LINES, POINTS, EDGES, ENTITIES, CLASSIFICATIONS, TEXTS)
-TABLES = {spec.name: spec for spec in (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS)}
+TABLES = {spec.name: spec for spec in (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)}
 
 TABLE_OF_KIND: Mapping[FeatureKind, TableSpec] = {
     FeatureKind.RECTANGLE: BOXES,
