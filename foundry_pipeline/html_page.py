@@ -41,19 +41,19 @@ def page(title: str, *parts: Part) -> str:
         "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n"
         f'<meta http-equiv=Content-Security-Policy content="{policy}">\n'
         '<meta name=viewport content="width=device-width">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escaped(title)}</h1>\n"
         f"{body}\n</body>\n</html>\n"
     )
 
 
 def section(title: str, *parts: Part) -> Html:
     """A heading and what belongs under it."""
-    return Html(f"<h2>{_text(title)}</h2>\n" + "\n".join(_block(part).markup for part in parts))
+    return Html(f"<h2>{escaped(title)}</h2>\n" + "\n".join(_block(part).markup for part in parts))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """Numbers stand at the right, with four decimals where they are not whole; None is a hyphen."""
-    head = "".join(f"<th>{_text(name)}</th>" for name in header)
+    head = "".join(f"<th>{escaped(name)}</th>" for name in header)
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in rows)
     return Html(f"<table>\n<tr>{head}</tr>\n{lines}</table>")
 
@@ -61,23 +61,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
 def picture(data: bytes, mime_type: str, caption: str) -> Html:
     """A PNG or JPEG inside the page, with its caption below."""
     encoded = base64.b64encode(data).decode("ascii")
-    shown = f'<img alt="{_text(caption)}" src="data:{_text(mime_type)};base64,{encoded}">'
-    return Html(f"<figure>{shown}<figcaption>{_text(caption)}</figcaption></figure>")
+    shown = f'<img alt="{escaped(caption)}" src="data:{escaped(mime_type)};base64,{encoded}">'
+    return Html(f"<figure>{shown}<figcaption>{escaped(caption)}</figcaption></figure>")
 
 
 def bullets(items: Iterable[str]) -> Html:
     """A list of plain texts; nothing where there are none."""
-    lines = "".join(f"<li>{_text(item)}</li>" for item in items)
+    lines = "".join(f"<li>{escaped(item)}</li>" for item in items)
     return Html(f"<ul>{lines}</ul>" if lines else "")
 
 
 def code(line: str) -> Html:
     """A line to be copied as it is."""
-    return Html(f"<p><code>{_text(line)}</code></p>")
+    return Html(f"<p><code>{escaped(line)}</code></p>")
 
 
 def _block(part: Part) -> Html:
-    return part if isinstance(part, Html) else Html(f"<p>{_text(part)}</p>")
+    return part if isinstance(part, Html) else Html(f"<p>{escaped(part)}</p>")
 
 
 def _cell(value: object) -> str:
@@ -87,10 +87,10 @@ def _cell(value: object) -> str:
         return f"<td class=number>{value:.4f}</td>"
     if isinstance(value, int):
         return f"<td class=number>{value}</td>"
-    return f"<td>{'-' if value is None else _text(str(value))}</td>"
+    return f"<td>{'-' if value is None else escaped(str(value))}</td>"
 
 
-def _text(value: str) -> str:
-    """Escaped; characters that no page may hold are shown as their codes."""
+def escaped(value: str) -> str:
+    """Text as markup, for inside an element or attribute; characters that no page may hold are shown as their codes."""
     clean = "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in value)
     return html.escape(clean)
