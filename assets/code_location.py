@@ -12,6 +12,7 @@ from assets.data_rows import data_rows_asset
 from assets.evaluation import evaluation_asset
 from assets.jobs import data_rows_job, run_job, run_schedule
 from assets.predictions import prediction_assets
+from assets.preview import preview_asset
 from assets.responses import responses_asset
 from assets.sensors import growth_sensor, rescue_sensor
 from foundry_pipeline.home import Home
@@ -43,6 +44,7 @@ def code_location(home: Home, places: Places, resources: Mapping[str, object] | 
     return dg.Definitions(
         assets=[
             *(data_rows_asset(dataset, warehouse) for dataset in datasets),
+            *(preview_asset(run) for run in runs),
             *(responses_asset(run, warehouse) for run in runs),
             *(prediction_assets(run, warehouse) for run in runs),
             *(annotations_asset(run) for run in runs if run.exports),

@@ -90,6 +90,15 @@ def annotations_description(run: Run) -> str:
     )
 
 
+def preview_description(run: Run) -> str:
+    """For [<run>, preview]."""
+    return (
+        f"A few data rows of **{run.dataset.name}**, called and drawn before the whole run is paid for, and what "
+        "that would take. Parameters can be tried out in the launchpad. The whole run does not call again for what was "
+        "called here with its own parameters."
+    )
+
+
 def evaluation_description(run: Run) -> str:
     """For [<run>, evaluation]."""
     return (

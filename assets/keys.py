@@ -50,6 +50,11 @@ def evaluation_key(run: str) -> dg.AssetKey:
     return dg.AssetKey([run, "evaluation"])
 
 
+def preview_key(run: str) -> dg.AssetKey:
+    """[<run>, preview]"""
+    return dg.AssetKey([run, "preview"])
+
+
 def whole_run_keys(run: Run) -> list[dg.AssetKey]:
     """What is made of all tables of a run: its annotations and its evaluation, as far as it has them."""
     exported = [annotations_key(run.name)] if run.exports else []

@@ -100,6 +100,11 @@ def draw_row(
     return _drawn(_upright(picture, max_side_px), shapes)
 
 
+def draw_annotated(annotated: AnnotatedRow, picture: bytes, max_side_px: int = 800) -> Image.Image:
+    """`draw_row` for a data row with its predictions, under your names of their features."""
+    return _drawn(_upright(picture, max_side_px), _shapes(annotated.predictions))
+
+
 def draw_slice_sample(
     run: Run,
     store: Store,

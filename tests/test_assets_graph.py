@@ -57,10 +57,12 @@ def test_a_home_becomes_these_assets(root: Path) -> None:
     assert found == {
         "notes/data_rows": ("notes", None),
         "street/data_rows": ("street", None),
+        "notes_mood/preview": ("notes_mood", None),
         "notes_mood/responses": ("notes_mood", "notes_slices"),
         "notes_mood/classifications": ("notes_mood", "notes_slices"),
         "notes_mood/rejects": ("notes_mood", "notes_slices"),
         "notes_mood/annotations": ("notes_mood", None),
+        "street_things/preview": ("street_things", None),
         "street_things/responses": ("street_things", "street_slices"),
         "street_things/boxes": ("street_things", "street_slices"),
         "street_things/rejects": ("street_things", "street_slices"),

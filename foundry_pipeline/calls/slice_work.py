@@ -277,6 +277,16 @@ def _record_of(p: PlannedRow, answers: Mapping[str, Answer], old: _CommittedRepl
     return _record(answer)
 
 
+def response_of(row: DataRow, answer: Answer) -> dict[str, Any]:
+    """The row of `responses` that says what became of a data row."""
+    return {
+        "call_id": answer.call_id,
+        "data_row_id": row.data_row_id,
+        "global_key": row.global_key,
+        **_record(answer),
+    }
+
+
 def _record(answer: Answer) -> dict[str, Any]:
     return {
         "outcome": answer.outcome,
