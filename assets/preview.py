@@ -21,6 +21,7 @@ from foundry_pipeline.preview.gallery import Shown, forecast_lines, gallery_page
 from foundry_pipeline.preview.preview import Preview, dataset_rows, named_rows, preview_run, with_params
 from foundry_pipeline.preview.sample import Sampled, stratified, stratum_of
 from foundry_pipeline.store import Store
+from foundry_pipeline.tables import RESPONSES
 from resources import Contents, ModelCalls
 
 MOST_ROWS = 500
@@ -64,7 +65,7 @@ def preview_asset(run: Run) -> dg.AssetsDefinition:
         sample = _sample(tried, warehouse, wanted)
         with model_calls.open(tried) as invoker, contents.open(run.dataset) as reader:
             found = preview_run(tried, warehouse, sample, invoker.ask, reader)
-        foreseen = _forecast(tried, warehouse, found, is_new=tried.inference_params != run.inference_params)
+        foreseen = _forecast(tried, warehouse, sample, found, is_new=tried.inference_params != run.inference_params)
         page = gallery_page(run.name, found.rows, _about(wanted, tried, sample), foreseen, _paste(run, tried))
         name = f"preview/run={run.name}/preview.html"
         written = warehouse.write_file(name, page.encode())
@@ -110,13 +111,18 @@ def _sample(run: Run, store: Store, wanted: _Request) -> list[Sampled]:
     return stratified(rows, wanted.count, wanted.seed, stratum_of(wanted.stratify_by))
 
 
-def _forecast(run: Run, store: Store, found: Preview, *, is_new: bool) -> Forecast:
-    """With other parameters than the run's nothing has its answer yet."""
+def _forecast(run: Run, store: Store, sample: list[Sampled], found: Preview, *, is_new: bool) -> Forecast:
+    """What was answered here is paid for. With other parameters than the run's nothing else is."""
     answers = audit_answers(run, store)
+    committed = set() if is_new else set(store.slices(RESPONSES, run.name))
+    here = sum(
+        shown.annotated.answered and sampled.slice_key not in committed
+        for sampled, shown in zip(sample, found.rows, strict=True)
+    )
     return forecast(
         found.seen,
         rows=answers.rows,
-        rows_answered=0 if is_new else answers.outcomes["ok"],
+        rows_answered=here + (0 if is_new else answers.outcomes["ok"]),
         requests_per_second=run.model.requests_per_second,
         max_concurrency=run.model.max_concurrency or CONCURRENCY_WITHOUT_LIMIT,
         cost_per_call=run.model.cost_per_call,

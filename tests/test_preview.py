@@ -103,9 +103,10 @@ def test_the_page_shows_answers_refusals_and_escapes_texts(place: Place) -> None
 
 def test_the_forecast_is_of_the_rows_that_have_no_answer(place: Place) -> None:
     metadata = place.preview(count=2)
-    assert metadata["calls_to_come"] == 10
-    assert metadata["seconds_to_come"] == 0.0
-    assert "10, of which 0 have their answer" in metadata["forecast"]
+    assert metadata["calls_to_come"] == 8
+    assert "10, of which 2 have their answer" in metadata["forecast"]
+    place.make(responses_key("notes_mood"), partition="00000")
+    assert place.preview(count=1, rows=["n0"])["calls_to_come"] == 8
 
 
 def test_a_parameter_is_tried_out_and_comes_with_the_line_to_keep_it(place: Place) -> None:
