@@ -21,7 +21,7 @@ import httpx
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.caller import Caller, CallRules
-from foundry_pipeline.calls.client import ModelClient, warm_up
+from foundry_pipeline.calls.client import ModelClient
 from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
 from foundry_pipeline.calls.ledger import Answer, Lease
 from foundry_pipeline.calls.rate import Rate
@@ -207,7 +207,6 @@ class Invoker:
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state)
         tls = await asyncio.to_thread(ssl.create_default_context)
-        await warm_up()
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
