@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +197,14 @@ class Ledger:
     def _answer(self, record: Any) -> Answer:
         if record.reply is not None and hashlib.sha256(record.reply).digest() != record.reply_sha256:
             raise StorageError(f"ledger {self.path}: a reply is damaged; run again and it is asked again")
-        return Answer(**{name: getattr(record, name) for name in _ANSWER_COLUMNS})
+        return Answer(*record[: len(_ANSWER_COLUMNS)])
 
     async def write(self, entry: Entry) -> None:
         """Return once `entry` is durable. Raises StorageError where it cannot be made so."""
+        await self.queue(entry)
+
+    def queue(self, entry: Entry) -> asyncio.Future[None]:
+        """`write` without waiting. Entries become durable in the order in which they were queued."""
         if self._failed:
             raise self._failed
         if self._closed:
@@ -210,7 +214,7 @@ class Ledger:
             self._writer.start()
         done = asyncio.get_running_loop().create_future()
         self._queue.put((entry, done))
-        await done
+        return done
 
     def forget(self, call_ids: Iterable[str]) -> None:
         """Drop calls whose answers are durable elsewhere."""
@@ -339,7 +343,7 @@ def _apply(connection: sa.Connection, entries: list[Entry]) -> None:
     for entry in entries:
         kinds[type(entry)].append(entry)
     if intents := kinds[Intent]:
-        connection.execute(_INTENT, [asdict(intent) for intent in intents])
+        connection.execute(_INTENT, [_intent_values(intent) for intent in intents])
     if withdrawn := kinds[Withdrawal]:
         connection.execute(_WITHDRAWAL, [{"b_call_id": entry.call_id} for entry in withdrawn])
     if attempts := kinds[Attempt]:
@@ -349,10 +353,22 @@ def _apply(connection: sa.Connection, entries: list[Entry]) -> None:
         connection.execute(_ANSWER, [_answer_values(answer) for answer in answers])
 
 
+def _intent_values(intent: Intent) -> dict[str, Any]:
+    return {"call_id": intent.call_id, "global_key": intent.global_key, "sent_us": intent.sent_us}
+
+
 def _answer_values(answer: Answer) -> dict[str, Any]:
-    values = {name: getattr(answer, name) for name in _ANSWER_COLUMNS if name != "attempts"}
-    digest = None if answer.reply is None else hashlib.sha256(answer.reply).digest()
-    return {**values, "reply_sha256": digest}
+    return {
+        "call_id": answer.call_id,
+        "outcome": answer.outcome,
+        "http_status": answer.http_status,
+        "sent_us": answer.sent_us,
+        "latency_ms": answer.latency_ms,
+        "reply": answer.reply,
+        "reply_sha256": None if answer.reply is None else hashlib.sha256(answer.reply).digest(),
+        "error": answer.error,
+        "message": answer.message,
+    }
 
 
 def _attempt_values(attempt: Attempt) -> dict[str, Any]:
