@@ -47,7 +47,7 @@ def data_row_id(dataset: str, global_key: str) -> str:
     return str(uuid.uuid5(_ID_NAMESPACE, f"{dataset}\x1f{global_key}"))
 
 
-def rows_of(table: pa.Table) -> Iterator[DataRow]:
+def rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[DataRow]:
     """The data rows of a `data_rows` table, in its order."""
     for record in table.to_pylist():
         attachments = tuple(Attachment(**a) for a in record.pop("attachments"))

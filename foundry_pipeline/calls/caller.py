@@ -7,11 +7,12 @@ no request can mend stops everything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -28,6 +29,10 @@ from foundry_pipeline.errors import EndpointStopped, RowUnavailable
 LONGEST_BACKOFF_S = 60.0
 SLOW_PER_S = 5.0
 MOST_IN_FLIGHT = 64
+FEWEST_READY = 64
+"""Tasks that are ready beside those in flight, before a feed is asked for more."""
+MOST_OPEN = 10_000
+"""Tasks at once, those that wait for another try included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,8 @@ class Caller:
         self._waiting_for = ""
         self._refused = False
         self._workers: list[asyncio.Task[None]] = []
+        self._feeds = 0
+        self._wants_more: list[asyncio.Future[None]] = []
         self.tally = Tally()
 
     @property
@@ -137,9 +144,36 @@ class Caller:
         self._enqueue(task)
         self._staff()
 
+    @contextlib.contextmanager
+    def feed(self) -> Iterator[None]:
+        """While more tasks are on their way: what the endpoint has answered none of is not yet all there is."""
+        self._feeds += 1
+        try:
+            yield
+        finally:
+            self._feeds -= 1
+            self._release_if_all_wait()
+
+    async def room(self) -> None:
+        """Return once few tasks are left to send, so that a feed holds few rows; at once where all is stopped."""
+        while self._stop.error is None and not self._has_room:
+            self._wants_more.append(asyncio.get_running_loop().create_future())
+            await self._wants_more[-1]
+
+    @property
+    def _has_room(self) -> bool:
+        return self._queue.qsize() < FEWEST_READY + self.in_flight_limit and len(self._open) < MOST_OPEN
+
+    def _ask_for_more(self) -> None:
+        waiting, self._wants_more = self._wants_more, []
+        for feed in waiting:
+            if not feed.done():
+                feed.set_result(None)
+
     def stop(self, error: BaseException) -> None:
         """Send nothing more. Calls in flight may still bring their answers home."""
         self._stop.set(error)
+        self._ask_for_more()
         for task in [*self._queued, *self._held_back.take()]:
             self._fail(task)
 
@@ -167,6 +201,8 @@ class Caller:
                 await self._attend(client, task)
                 last = task
                 self._staff()
+                if self._wants_more and self._has_room:
+                    self._ask_for_more()
         finally:
             await client.close()
 
@@ -389,7 +425,7 @@ class Caller:
         self._release_if_all_wait()
 
     def _release_if_all_wait(self) -> None:
-        if len(self._held_back) == len(self._open):
+        if not self._feeds and len(self._held_back) == len(self._open):
             self._release(self._held_back.release())
 
     def _release(self, held_back: list[tuple[Task, Answer]]) -> None:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -172,19 +173,23 @@ class Ledger:
 
     def outcomes(self) -> dict[str, str]:
         """call_id -> outcome of every call that has one whose reply is whole, without the replies."""
-        damaged = set(self._damaged())
-        with self._translated(), self._engine.begin() as connection:
-            found = connection.execute(sa.select(CALLS.c.call_id, CALLS.c.outcome).where(CALLS.c.outcome.is_not(None)))
-            return {call_id: outcome for call_id, outcome in found if call_id not in damaged}
+        return dict(self.each_outcome())
 
-    def _damaged(self) -> Iterator[str]:
+    def each_outcome(self) -> Iterator[tuple[str, str]]:
+        """`outcomes`, one by one."""
+        columns = (CALLS.c.call_id, CALLS.c.outcome, CALLS.c.reply, CALLS.c.reply_sha256)
+        answered = sa.select(*columns).where(CALLS.c.outcome.is_not(None))
         with self._translated(), self._engine.begin() as connection:
-            statement = sa.select(CALLS.c.call_id, CALLS.c.reply, CALLS.c.reply_sha256).where(
-                CALLS.c.reply.is_not(None)
-            )
-            for call_id, reply, digest in connection.execution_options(yield_per=64).execute(statement):
-                if hashlib.sha256(reply).digest() != digest:
-                    yield call_id
+            for call_id, outcome, reply, digest in connection.execution_options(yield_per=16).execute(answered):
+                if reply is None or hashlib.sha256(reply).digest() == digest:
+                    yield call_id, outcome
+
+    def reply_sizes(self, call_ids: Iterable[str]) -> dict[str, int]:
+        """call_id -> bytes of its reply."""
+        length = sa.select(CALLS.c.call_id, sa.func.length(CALLS.c.reply)).where(CALLS.c.reply.is_not(None))
+        with self._translated(), self._engine.begin() as connection:
+            found = connection.execute(length.where(CALLS.c.call_id.in_(list(call_ids))))
+            return {call_id: size for call_id, size in found}  # noqa: C416  # a result is no mapping, though dict() thinks so
 
     def answers(self, call_ids: Iterable[str]) -> dict[str, Answer]:
         """The final outcomes of these calls, replies included. Ask for a few at a time."""
@@ -218,10 +223,9 @@ class Ledger:
 
     def forget(self, call_ids: Iterable[str]) -> None:
         """Drop calls whose answers are durable elsewhere."""
-        wanted = list(call_ids)
-        with self._translated(), self._engine.begin() as connection:
-            for at in range(0, len(wanted), 500):
-                some = wanted[at : at + 500]
+        left = iter(call_ids)
+        while some := list(islice(left, 500)):
+            with self._translated(), self._engine.begin() as connection:
                 connection.execute(sa.delete(CALLS).where(CALLS.c.call_id.in_(some)))
                 connection.execute(sa.delete(ATTEMPTS).where(ATTEMPTS.c.call_id.in_(some)))
 
