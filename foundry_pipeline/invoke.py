@@ -313,13 +313,13 @@ class Invoker:
     def _submit(self, work: SliceWork, calls: SliceCalls, number: int, row: DataRow) -> None:
         settled: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         task = Task(row, work.plan.call_id(number), work.ledger, settled)
-        settled.add_done_callback(lambda _: self._count(calls.settle(number, task)))
+        settled.add_done_callback(lambda _: self._count(*calls.settle(number, task)))
         calls.begin()
         self._caller.submit(task)
 
-    def _count(self, settled: Counter[str]) -> None:
-        self._done["rows"] += settled.total()
-        self._done["failed"] += settled["failed"]
+    def _count(self, outcome: str | None, rows: int) -> None:
+        self._done["rows"] += rows
+        self._done["failed"] += rows if outcome == "failed" else 0
 
     def _conclude(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
         """Commit the slice, or say why not: then the ledger is closed, with every answer in it."""

@@ -449,7 +449,7 @@ class Caller:
         self._open.discard(task)
         self._blame.forget(task)
         if not task.settled.done():
-            task.settled.set_result(replace(answer, reply=None))
+            task.settled.set_result(answer.without_reply())
         if len(self._held_back):
             self._release_if_all_wait()
 

@@ -1,84 +1,79 @@
-"""One HTTP/1.1 connection to an endpoint, as a transport of httpx's kind: h11 on an asyncio protocol.
+"""One HTTP/1.1 connection to an endpoint: asyncio's transport, and the parser that uvicorn uses.
 
-It costs a quarter of httpx's client and its pool, and may be opened before the request's send time has come. It knows
-no redirects, proxies and cookies, and no time-outs but that of connecting: the deadline of a call is `client.py`'s.
+It costs a fraction of httpx's client and pool, and may be opened before a request's send time has come. It knows no
+redirects, proxies and cookies, and no time-outs but that of connecting: the deadline of a call is `client.py`'s.
+Errors are httpx's, so that they are judged in one way whatever the transport.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import cast
 
-import h11
+import httptools
 import httpx
 
+from foundry_pipeline.calls.incoming import Incoming
+
 MOST_HEAD_BYTES = 100 * 1024
-"""A status line and headers may be so long together."""
+"""Status line and headers may be so long together, and so may all that surrounds the chunks of a body."""
 IDLE_S = 30.0
 """A connection that was idle for longer is not used again: middleboxes forget it without a word."""
-_READ_AHEAD_BYTES = 256 * 1024
-_PARTS_A_TURN = 1000
-"""A body in tiny chunks must not keep the event loop from everybody else."""
+_FRAMING = {"content-length", "transfer-encoding"}
+"""Without them a body ends with its connection."""
 _ONE_WRITE_BYTES = 64 * 1024
+_HEADER_LINE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e]*")
 
 
-class Connection(httpx.AsyncBaseTransport):
+class Connection:
     """At most one connection, opened when it is needed and kept for the next request. One request at a time."""
 
-    def __init__(self, tls: ssl.SSLContext, connect_timeout_s: float) -> None:
-        self._tls = tls
+    def __init__(self, url: httpx.URL, tls: ssl.SSLContext, connect_timeout_s: float) -> None:
+        self._host = url.raw_host.decode("ascii")
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._tls = tls if url.scheme == "https" else None
         self._connect_timeout_s = connect_timeout_s
         self._wire: _Wire | None = None
 
-    async def open(self, url: httpx.URL) -> None:
-        """Connect to the host of `url`, unless that has been done. Raises httpx.ConnectError and ConnectTimeout."""
-        if self._wire is not None and self._wire.is_reusable:
-            return
-        self._drop()
-        self._wire = await self._connected(url)
+    async def open(self) -> None:
+        """Connect, unless that has been done. Raises httpx.ConnectError, ConnectTimeout and InvalidURL."""
+        if self._wire is None or not self._wire.is_reusable:
+            await self.close()
+            self._wire = await self._connected()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request; its response's body is still to be read. Raises httpx.TransportError."""
-        await self.open(request.url)
-        wire = self._wire
-        assert wire is not None
-        body = await request.aread()
+    async def exchange(self, url: httpx.URL, headers: Mapping[str, str], body: bytes, incoming: Incoming) -> None:
+        """Send a POST and return once its whole response is in `incoming`.
+
+        Raises httpx.TransportError, and what `incoming` raises. After anything but a whole response the connection
+        is cut: a late answer must not become that of the next request.
+        """
+        head = request_head(url, headers, len(body))
+        await self.open()
+        assert self._wire is not None
         try:
-            with _as_httpx_errors():
-                wire.send(request, body)
-                head = await wire.head()
+            await self._wire.exchange(head, body, incoming)
         except BaseException:
-            self._drop()
+            await self.close()
             raise
-        return httpx.Response(head.status_code, headers=list(head.headers.raw_items()), stream=_Body(self, wire))
 
-    async def aclose(self) -> None:
-        """Give the connection back."""
-        self._drop()
-
-    def release(self) -> None:
-        """A response is done with: keep the connection where it was read to its end, else cut it."""
-        if self._wire is not None and not self._wire.rest():
-            self._drop()
-
-    def _drop(self) -> None:
+    async def close(self) -> None:
+        """Cut the connection, whatever is on its way."""
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.cut()
 
-    async def _connected(self, url: httpx.URL) -> _Wire:
-        is_secure = url.scheme == "https"
-        host = url.raw_host.decode("ascii")
-        port = url.port or (443 if is_secure else 80)
-        tls, name = (self._tls, host) if is_secure else (None, None)
+    async def _connected(self) -> _Wire:
+        name = self._host if self._tls else None
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, wire = await loop.create_connection(_Wire, host, port, ssl=tls, server_hostname=name)
+                _, wire = await loop.create_connection(
+                    _Wire, self._host, self._port, ssl=self._tls, server_hostname=name
+                )
         except TimeoutError as err:
             raise httpx.ConnectTimeout("no connection in time") from err
         except UnicodeError as err:
@@ -88,98 +83,77 @@ class Connection(httpx.AsyncBaseTransport):
         return wire
 
 
-class _Body(httpx.AsyncByteStream):
-    """A response's body as it comes. Closing it frees the connection for the next request."""
+class Borrowed:
+    """A Connection's methods over a transport of httpx's kind, which brings its own connections and TLS."""
 
-    def __init__(self, connection: Connection, wire: _Wire) -> None:
-        self._connection = connection
-        self._wire = wire
+    def __init__(self, transport: httpx.AsyncBaseTransport, timeout: httpx.Timeout) -> None:
+        self._transport = transport
+        self._extensions = {"timeout": timeout.as_dict()}
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = 0
-        with _as_httpx_errors():
-            while isinstance(event := await self._wire.event(), h11.Data):
-                yield event.data
-                parts += 1
-                if parts % _PARTS_A_TURN == 0:
-                    await asyncio.sleep(0)
-            if not isinstance(event, h11.EndOfMessage):
-                raise httpx.RemoteProtocolError("the connection changed its protocol")
+    async def open(self) -> None:
+        """The transport connects when it sends."""
 
-    async def aclose(self) -> None:
-        self._connection.release()
+    async def exchange(self, url: httpx.URL, headers: Mapping[str, str], body: bytes, incoming: Incoming) -> None:
+        """See Connection."""
+        request = httpx.Request("POST", url, headers=headers, content=body, extensions=self._extensions)
+        response = await self._transport.handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        try:
+            incoming.begin(response.status_code, dict(response.headers.items()))
+            async for raw in response.stream:
+                incoming.add(raw)
+        finally:
+            await response.aclose()
+        incoming.end()
+
+    async def close(self) -> None:
+        """Give the transport back."""
+        await self._transport.aclose()
+
+
+def request_head(url: httpx.URL, headers: Mapping[str, str], body_bytes: int) -> bytes:
+    """Request line and headers of a POST. Raises httpx.LocalProtocolError, which shows no value."""
+    lines = [f"Host: {url.netloc.decode('ascii')}", f"Content-Length: {body_bytes}"]
+    lines += (f"{name}: {value}" for name, value in headers.items())
+    if not all(map(_HEADER_LINE.fullmatch, lines)):
+        raise httpx.LocalProtocolError("a header's name or value is not one")
+    return "\r\n".join((f"POST {url.raw_path.decode('ascii')} HTTP/1.1", *lines, "", "")).encode("ascii")
 
 
 class _Wire(asyncio.Protocol):
-    """A connection that is, or was, open."""
+    """A connection that is, or was, open. The parser calls its `on_` methods."""
 
     def __init__(self) -> None:
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_HEAD_BYTES)
-        self._idle_since: float | None = time.monotonic()
-        self._waiter: asyncio.Future[None] | None = None
-        self._unread_bytes = 0
+        self._parser = httptools.HttpResponseParser(self)
+        # A server that ends lines with LF alone is understood by every other client.
+        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+        self._idle_since = time.monotonic()
         self._is_lost = False
-        self._error: Exception | None = None
+        self._incoming: Incoming | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._headers: dict[str, str] = {}
+        self._in_body = False
+        self._overhead_bytes = 0
 
     @property
     def is_reusable(self) -> bool:
         """True where a request may be sent."""
-        return self._idle_since is not None and not self._is_lost and time.monotonic() - self._idle_since < IDLE_S
+        return not self._is_lost and time.monotonic() - self._idle_since < IDLE_S
 
-    def send(self, request: httpx.Request, body: bytes) -> None:
-        """Write a whole request. h11 refuses what is no legal header."""
-        head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
-        self._idle_since = None
-        first = self._http.send(head) or b""
-        if body:
-            self._http.send_with_data_passthrough(h11.Data(data=body))
-        self._http.send(h11.EndOfMessage())
+    async def exchange(self, head: bytes, body: bytes, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self._overhead_bytes = 0
+        self._done = asyncio.get_running_loop().create_future()
         if len(body) <= _ONE_WRITE_BYTES:
-            self._transport.write(first + body)
+            self._transport.write(head + body)
         else:
-            self._transport.write(first)
+            self._transport.write(head)
             self._transport.write(body)
-
-    async def head(self) -> h11.Response:
-        """The response's status and headers."""
-        while isinstance(event := await self.event(), h11.InformationalResponse):
-            if event.status_code == 101:
-                break
-        if not isinstance(event, h11.Response):
-            raise httpx.RemoteProtocolError("the connection was closed, or changed its protocol, without a response")
-        return event
-
-    async def event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """The next part of the response, never NEED_DATA."""
-        while (event := self._http.next_event()) is h11.NEED_DATA:
-            if self._is_lost:
-                raise httpx.ReadError(str(self._error or "the connection was closed"))
-            self._read_on()
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return event
-
-    def rest(self) -> bool:
-        """True where both sides are done: the connection waits for the next request."""
-        http = self._http
-        if self._idle_since is not None:
-            return True
-        both_done = http.our_state is h11.DONE and http.their_state is h11.DONE
-        if self._is_lost or not both_done or http.trailing_data != (b"", False):
-            return False
-        self._read_on()
-        http.start_next_cycle()
+        await self._done
         self._idle_since = time.monotonic()
-        return True
-
-    def _read_on(self) -> None:
-        """What has come is digested."""
-        if self._unread_bytes > _READ_AHEAD_BYTES:
-            self._transport.resume_reading()
-        self._unread_bytes = 0
 
     def cut(self) -> None:
-        """Close at once, whatever is on its way."""
+        """Close at once."""
         self._is_lost = True
         self._transport.abort()
 
@@ -189,38 +163,76 @@ class _Wire(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._idle_since is not None:
-            # An answer that nobody asked for must not become that of the next request.
-            self.cut()
+        if self._incoming is None:
+            self.cut()  # An answer that nobody asked for.
             return
-        self._http.receive_data(data)
-        self._unread_bytes += len(data)
-        if self._unread_bytes > _READ_AHEAD_BYTES:
-            self._transport.pause_reading()
-        self._wake()
+        self._overhead_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as err:
+            self._fail(err.__context__ or err)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as err:
+            self._fail(httpx.RemoteProtocolError(f"no legal HTTP: {err}"))
+        else:
+            if self._overhead_bytes > MOST_HEAD_BYTES:
+                self._fail(httpx.RemoteProtocolError("the headers are too long"))
 
     def eof_received(self) -> None:
-        if self._idle_since is not None:
-            self._is_lost = True
-            return
-        self._http.receive_data(b"")
-        self._wake()
+        self._is_lost = True
+        if self._incoming is not None and self._in_body and not self._headers.keys() & _FRAMING:
+            self._finish()
+        else:
+            when = "before the response was whole" if self._headers else "without a response"
+            self._fail(httpx.RemoteProtocolError(f"the connection was closed {when}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
-        self._error = exc
-        self._wake()
+        self._fail(httpx.ReadError(str(exc or "the connection was closed")))
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    # the parser's side
 
+    def on_message_begin(self) -> None:
+        if self._incoming is None:
+            raise httpx.RemoteProtocolError("a response that nobody asked for")
+        self._headers = {}
+        self._in_body = False
 
-@contextmanager
-def _as_httpx_errors() -> Iterator[None]:
-    try:
-        yield
-    except h11.LocalProtocolError as err:
-        raise httpx.LocalProtocolError(str(err)) from err
-    except h11.RemoteProtocolError as err:
-        raise httpx.RemoteProtocolError(str(err)) from err
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:  # Trailers are not.
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
+            self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200 and self._incoming is not None:
+            self._in_body = True
+            self._incoming.begin(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        assert self._incoming is not None
+        # A chunk of one byte has five around it, and some leave more; without end nobody may send what is no body.
+        self._overhead_bytes = max(0, self._overhead_bytes - 16 * len(data))
+        self._incoming.add(data)
+
+    def on_message_complete(self) -> None:
+        if self._in_body:  # Not after 100 Continue and its like.
+            self._finish()
+
+    def _finish(self) -> None:
+        incoming, self._incoming = self._incoming, None
+        assert incoming is not None
+        assert self._done is not None
+        if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
+            self._is_lost = True
+        try:
+            incoming.end()
+        except httpx.RemoteProtocolError as err:
+            self._fail(err)
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        self._is_lost = True
+        self._incoming = None
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(error)

@@ -71,6 +71,8 @@ class StateFile:
         if os.fstat(self._descriptor).st_size < _SIZE:
             os.ftruncate(self._descriptor, _SIZE)
         self._content = mmap.mmap(self._descriptor, _SIZE, prot=mmap.PROT_READ)
+        self._known = (b"", EndpointState())
+        """The last record seen, and what it says: as a rule it is our own."""
         self._clock = clock
         self._lock = threading.Lock()  # flock tells processes apart, not threads
         self._boot = (boot_id or _this_boot()).encode()[:36].ljust(36)
@@ -105,16 +107,23 @@ class StateFile:
     def _read(self, now: float) -> EndpointState | None:
         """None where the record is damaged, from another boot or absurd."""
         record = self._content[:]
+        known, state = self._known
+        if record == known:
+            return state
         boot, *values, check = _RECORD.unpack(record)
         state = EndpointState._make(values)
         is_whole = check == zlib.crc32(record[:_CHECKED]) and boot == self._boot
-        horizon = now + MOST_AHEAD_S
-        return state if is_whole and state.hold_until <= horizon and state.next_probe <= horizon else None
+        if not is_whole or max(state.hold_until, state.next_probe) > now + MOST_AHEAD_S:
+            return None
+        self._known = (record, state)
+        return state
 
     def _write(self, state: EndpointState) -> None:
         """One call, so that a process killed here leaves the old record or the new one."""
         record = _RECORD.pack(self._boot, *state, 0)[:_CHECKED]
-        os.pwrite(self._descriptor, record + zlib.crc32(record).to_bytes(4, "little"), 0)
+        record += zlib.crc32(record).to_bytes(4, "little")
+        os.pwrite(self._descriptor, record, 0)
+        self._known = (record, state)
 
 
 class LocalState:

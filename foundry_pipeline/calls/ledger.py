@@ -99,6 +99,20 @@ class Answer:
     error: str | None = None
     message: str | None = None
 
+    def without_reply(self) -> Answer:
+        """The same, for those who only count."""
+        return Answer(
+            self.call_id,
+            self.outcome,
+            self.attempts,
+            self.http_status,
+            self.sent_us,
+            self.latency_ms,
+            None,
+            self.error,
+            self.message,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:

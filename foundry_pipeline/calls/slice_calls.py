@@ -74,18 +74,18 @@ class SliceCalls:
         self._open += 1
         self._none_open.clear()
 
-    def settle(self, number: int, task: Task) -> Counter[str]:
-        """The call of row `number` has come to its end: outcome -> rows that wait for it."""
+    def settle(self, number: int, task: Task) -> tuple[str | None, int]:
+        """The call of row `number` has come to its end: (outcome if there is one, rows that have waited for it)."""
         self._open -= 1
         if not self._open:
             self._none_open.set()
         self.sent += task.sends
         if (error := task.settled.exception()) is not None:
             self.fail(error)
-            return Counter()
+            return None, 0
         answer = task.settled.result()
         self._note(number, task, answer)
-        return Counter({answer.outcome: int(self._rows_sharing[number])})
+        return answer.outcome, int(self._rows_sharing[number])
 
     def fail(self, error: BaseException) -> None:
         """A call will have no answer now."""
