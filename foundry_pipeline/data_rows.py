@@ -47,8 +47,12 @@ def data_row_id(dataset: str, global_key: str) -> str:
     return str(uuid.uuid5(_ID_NAMESPACE, f"{dataset}\x1f{global_key}"))
 
 
-def rows_of(table: pa.Table) -> Iterator[DataRow]:
+def rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[DataRow]:
     """The data rows of a `data_rows` table, in its order."""
-    for record in table.to_pylist():
-        attachments = tuple(Attachment(**a) for a in record.pop("attachments"))
-        yield DataRow(**{**record, "attachments": attachments, "metadata": dict(record.pop("metadata"))})
+    names = table.schema.names
+    attachments_at, metadata_at = names.index("attachments"), names.index("metadata")
+    for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        facts = dict(zip(names, values, strict=True))
+        facts["attachments"] = tuple(Attachment(**a) for a in values[attachments_at])
+        facts["metadata"] = dict(values[metadata_at])
+        yield DataRow(**facts)

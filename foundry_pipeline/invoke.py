@@ -13,19 +13,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.caller import Caller, CallRules
-from foundry_pipeline.calls.client import ModelClient, warm_up
+from foundry_pipeline.calls.client import ModelClient
 from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
 from foundry_pipeline.calls.ledger import Answer, Lease
+from foundry_pipeline.calls.plan import NONE
 from foundry_pipeline.calls.rate import Rate
-from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
+from foundry_pipeline.calls.slice_calls import SliceCalls, SliceReport
+from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, plan_slice
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.config.secrets import auth_headers, scrubber
 from foundry_pipeline.data_rows import DataRow
@@ -36,7 +39,7 @@ from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rows.content import ContentReader
 from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS, TEXTS
+from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, TEXTS
 
 __all__ = ["CallOptions", "Invoker", "Progress", "SliceReport"]
 
@@ -45,40 +48,7 @@ LEASE_PATIENCE_S = 600.0
 DRAIN_S = 10.0
 REFUSED_PATIENCE_S = 60.0
 """Where nobody listens, no model is loading either."""
-EXAMPLES = 20
 TransportFactory = Callable[[], httpx.AsyncBaseTransport]
-
-
-@dataclass(frozen=True, slots=True)
-class SliceReport:
-    """What became of one slice. Counts are data rows unless said otherwise; `failure` is None where it is committed."""
-
-    slice_key: str
-    rows: int = 0
-    ok: int = 0
-    empty: int = 0
-    """Of `ok`: answers that say "nothing found"."""
-    failed: int = 0
-    rejected_by_model: int = 0
-    not_sent: int = 0
-    calls: int = 0
-    """Requests sent now, retries included."""
-    reused: int = 0
-    """Rows whose good answer was already there: no request."""
-    repeated: int = 0
-    """Calls whose outcome an earlier process never learned (killed in flight), sent again."""
-    latency_ms: Mapping[str, float] = field(default_factory=dict)
-    """p50, p95, p99 and max of the answers that came now."""
-    rate_per_s: float = 0.0
-    """Requests a second, as sent now."""
-    seconds: float = 0.0
-    errors: Mapping[str, int] = field(default_factory=dict)
-    """Error code -> rows."""
-    examples: Sequence[tuple[str, str, str]] = ()
-    """(global key, code, message) of the first failed rows, at most 20."""
-    failure: str | None = None
-    data_version: str | None = None
-    """sha256 of the committed file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +177,6 @@ class Invoker:
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state)
         tls = await asyncio.to_thread(ssl.create_default_context)
-        await warm_up()
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
@@ -242,15 +211,16 @@ class Invoker:
         """Work on slices in order, beginning the next while the calls of the last ones run out."""
         waiting = deque(slice_keys)
         while waiting or self._slices:
-            enough = self._caller.open_calls >= 2 * self._caller.in_flight_limit
-            if waiting and not (self._slices and enough) and len(self._slices) < MOST_SLICES_AT_ONCE:
+            if waiting and len(self._slices) < MOST_SLICES_AT_ONCE:
+                await self._caller.room()
                 begun = asyncio.Event()
                 self._slices.add(asyncio.create_task(self._slice(waiting.popleft(), options, begun)))
                 await begun.wait()
             else:
-                done, self._slices = await asyncio.wait(self._slices, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                await asyncio.wait(self._slices, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in self._slices if task.done()]:
+                self._slices.discard(task)
+                task.result()
 
     async def _slice(self, slice_key: str, options: CallOptions, begun: asyncio.Event) -> None:
         began = time.monotonic()
@@ -286,15 +256,14 @@ class Invoker:
     ) -> SliceReport:
         work = await self._plan(slice_key, options)
         try:
-            self._remember_answer(work)
+            await self._remember_answer(work)
             self._done["rows"] += work.reused
-            sharing = work.rows_sharing
-            tasks = [self._submit(work, call_id, row, sharing[call_id]) for call_id, row in work.to_call.items()]
+            calls = await self._submit_all(work)
             begun.set()
-            results = await asyncio.gather(*(task.settled for task in tasks), return_exceptions=True)
-            report = await asyncio.to_thread(self._conclude, work, tasks, results, began)
+            await calls.all_settled()
+            report = await asyncio.to_thread(self._conclude, work, calls, began)
         except BaseException:
-            work.ledger.close()
+            work.close()
             raise
         return report
 
@@ -303,15 +272,14 @@ class Invoker:
         try:
             work = await self._plan(slice_key, options, global_keys)
             try:
-                self._remember_answer(work)
-                tasks = [self._submit(work, call_id, row, 1) for call_id, row in work.to_call.items()]
-                settled = await asyncio.gather(*(task.settled for task in tasks), return_exceptions=True)
-                for error in settled:
-                    if isinstance(error, BaseException):
-                        raise error
+                await self._remember_answer(work)
+                calls = await self._submit_all(work)
+                await calls.all_settled()
+                if calls.failure is not None:
+                    raise calls.failure
                 return work.answers()
             finally:
-                work.ledger.close()
+                work.close()
         finally:
             lease.release()
 
@@ -321,50 +289,53 @@ class Invoker:
             plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
         )
 
-    def _remember_answer(self, work: SliceWork) -> None:
+    async def _remember_answer(self, work: SliceWork) -> None:
         """A row that was answered before shows that the endpoint works, and can show it again."""
-        for planned in work.planned:
-            if planned.kept == "ok" or planned.good_at is not None:
-                self._caller.knows_answer(planned.row)
-                return
+        answered = np.flatnonzero((work.plan.kept == OUTCOMES.index("ok")) | (work.plan.good_at != NONE))
+        if len(answered):
+            ((_, row),) = await asyncio.to_thread(next, work.rows(np.arange(len(work.plan)) == answered[0]))
+            self._caller.knows_answer(row)
 
-    def _submit(self, work: SliceWork, call_id: str, row: DataRow, rows: int) -> Task:
-        task = Task(row, call_id, work.ledger, asyncio.get_running_loop().create_future())
-        task.settled.add_done_callback(lambda settled: self._count(settled, rows))
+    async def _submit_all(self, work: SliceWork) -> SliceCalls:
+        """Hand over the calls of a slice, as fast as they are taken."""
+        calls = SliceCalls(work.plan)
+        pages = work.rows(work.plan.needs_call)
+        with self._caller.feed():
+            while page := await asyncio.to_thread(next, pages, None):
+                if self._caller.stopped:
+                    calls.fail(self._caller.stopped)
+                    break
+                for number, row in page:
+                    await self._caller.room()
+                    self._submit(work, calls, number, row)
+        return calls
+
+    def _submit(self, work: SliceWork, calls: SliceCalls, number: int, row: DataRow) -> None:
+        settled: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        task = Task(row, work.plan.call_id(number), work.ledger, settled)
+        settled.add_done_callback(lambda _: self._count(*calls.settle(number, task)))
+        calls.begin()
         self._caller.submit(task)
-        return task
 
-    def _count(self, settled: asyncio.Future[Answer], rows: int) -> None:
-        if settled.cancelled() or settled.exception() is not None:
-            return
+    def _count(self, outcome: str | None, rows: int) -> None:
         self._done["rows"] += rows
-        if settled.result().outcome == "failed":
-            self._done["failed"] += rows
+        self._done["failed"] += rows if outcome == "failed" else 0
 
-    def _conclude(
-        self, work: SliceWork, tasks: Sequence[Task], results: Sequence[Answer | BaseException], began: float
-    ) -> SliceReport:
-        """Commit the slice, or say why not; either way the ledger is closed, with every answer in it."""
-        settled = {r.call_id: r for r in results if isinstance(r, Answer)}
-        errors = [r for r in results if isinstance(r, BaseException)]
-        unexpected = [e for e in errors if not isinstance(e, EndpointStopped | StorageError)]
-        if unexpected:
-            work.ledger.close()
-            raise unexpected[0]
-        report = _report(work, tasks, settled, time.monotonic() - began)
-        failure = str(errors[0]) if errors else self._too_many_failed(work, settled)
+    def _conclude(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
+        """Commit the slice, or say why not: then the ledger is closed, with every answer in it."""
+        if calls.failure is not None and not isinstance(calls.failure, EndpointStopped | StorageError):
+            raise calls.failure
+        report = replace(calls.report(work.slice_key, time.monotonic() - began), repeated=work.repeated)
+        failure = str(calls.failure) if calls.failure is not None else self._too_many_failed(report, calls)
         if failure is not None:
-            work.ledger.close()
-            return replace(report, failure=f"{failure} ({_kept(work, settled)})")
+            work.close()
+            return replace(report, failure=f"{failure} ({calls.kept()})")
         try:
             outcomes, empty, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
         except (StorageError, OSError) as err:
-            work.ledger.close()
-            return replace(report, failure=f"{err} ({_kept(work, settled)})")
-        if work.ledger.is_empty():
-            work.ledger.remove()
-        else:
-            work.ledger.close()
+            work.close()
+            return replace(report, failure=f"{err} ({calls.kept()})")
+        work.close_committed()
         return replace(
             report,
             ok=outcomes["ok"],
@@ -375,15 +346,14 @@ class Invoker:
             data_version=sha256,
         )
 
-    def _too_many_failed(self, work: SliceWork, settled: Mapping[str, Answer]) -> str | None:
-        outcomes, errors = outcome_counts(work, settled)
+    def _too_many_failed(self, report: SliceReport, calls: SliceCalls) -> str | None:
         allowed = self._run.max_failed_share
-        share = outcomes["failed"] / len(work.planned) if work.planned else 0.0
+        share = report.failed / report.rows if report.rows else 0.0
         if share <= allowed:
             return None
-        codes = ", ".join(f"{code}: {count}" for code, count in errors.most_common(5))
+        codes = ", ".join(f"{code}: {count}" for code, count in calls.errors.most_common(5))
         return (
-            f"{outcomes['failed']} of {len(work.planned)} rows failed ({share:.1%}, max_failed_share is "
+            f"{report.failed} of {report.rows} rows failed ({share:.1%}, max_failed_share is "
             f"{allowed:.1%}): {codes}; the slice's older tables stay, run again to ask only those rows"
         )
 
@@ -442,52 +412,6 @@ def _rules(run: Run, settings: Settings) -> CallRules:
         preflight_patience_s=settings.preflight_patience_s,
         refused_patience_s=min(REFUSED_PATIENCE_S, settings.preflight_patience_s),
     )
-
-
-def _report(work: SliceWork, tasks: Sequence[Task], settled: Mapping[str, Answer], seconds: float) -> SliceReport:
-    """What the calls brought, before the commit. A row whose call was stopped counts as not sent."""
-    outcomes, errors = outcome_counts(work, settled)
-    calls = sum(task.sends for task in tasks)
-    return SliceReport(
-        work.slice_key,
-        rows=len(work.planned),
-        ok=outcomes["ok"],
-        failed=outcomes["failed"],
-        rejected_by_model=outcomes["rejected_by_model"],
-        not_sent=len(work.planned) - outcomes.total() + outcomes["not_sent"],
-        calls=calls,
-        reused=work.reused,
-        repeated=work.repeated,
-        latency_ms=_percentiles([a.latency_ms for a in settled.values() if a.outcome == "ok" and a.latency_ms]),
-        rate_per_s=calls / max(seconds, 1e-9),
-        seconds=seconds,
-        errors=dict(errors.most_common()),
-        examples=_examples(work, settled),
-    )
-
-
-def _examples(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[tuple[str, str, str], ...]:
-    found = []
-    for planned in work.planned:
-        answer = settled.get(planned.call_id)
-        if answer is not None and answer.error is not None:
-            found.append((planned.row.global_key, answer.error, answer.message or ""))
-        if len(found) == EXAMPLES:
-            break
-    return tuple(found)
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    ordered = sorted(values)
-    places = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-    return {name: round(ordered[min(len(ordered) - 1, int(len(ordered) * q))], 3) for name, q in places.items()}
-
-
-def _kept(work: SliceWork, settled: Mapping[str, Answer]) -> str:
-    good = sum(1 for answer in settled.values() if answer.outcome in ("ok", "rejected_by_model"))
-    return f"{good + work.reused} of {len(work.planned)} rows have their answer, kept in the ledger and not asked again"
 
 
 def _waiting_note(waiting_for: str) -> str:

@@ -86,6 +86,19 @@ class Store:
         except (OSError, pa.ArrowInvalid) as err:
             raise StorageError(f"{path}: not a readable Parquet file: {err}") from err
 
+    def snapshot(self, spec: TableSpec, owner: str, slice_key: str) -> pq.ParquetFile | None:
+        """As `open`, for reading again and again: the content stays what it is now, whatever is committed meanwhile.
+
+        A local file that is open outlives its replacement; an object is copied.
+        """
+        path = self.path(spec, owner, slice_key)
+        if self.local or self._fs.get_file_info(path).type != pafs.FileType.File:
+            return self.open(spec, owner, slice_key)
+        copy = tempfile.TemporaryFile()  # noqa: SIM115  # the ParquetFile closes it
+        with reading(path), self._fs.open_input_stream(path) as stream:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+            return pq.ParquetFile(pa.PythonFile(copy, "r"), page_checksum_verification=True)
+
     def read(self, spec: TableSpec, owner: str, slice_key: str, columns: list[str] | None = None) -> pa.Table | None:
         """The slice's table in its declared schema, or None. Raises StorageError where the file is damaged."""
         file = self.open(spec, owner, slice_key)

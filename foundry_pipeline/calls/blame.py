@@ -32,6 +32,8 @@ class Task:
     call_id: str
     ledger: Ledger
     settled: asyncio.Future[Answer]
+    landing: asyncio.Future[None] | None = None
+    """The writing of its answer, once there is one."""
     sends: int = 0
     charged: int = 0
     """Failures held against the row."""

@@ -32,6 +32,9 @@ class Gate:
         return not self.is_probe and self.wait_s <= 0
 
 
+_OPEN_GATE = Gate()
+
+
 class Breaker:
     """Counts failures in a row over all processes; `jitter` gives 0 to 1, for full jitter."""
 
@@ -42,10 +45,11 @@ class Breaker:
 
     def succeeded(self) -> None:
         """An ordinary request or the canary was answered: the endpoint is fine."""
+        seen = self._shared.peek()
+        if seen.failures_in_row == 0 and seen.open_since == 0:
+            return
 
         def close(state: EndpointState, _now: float) -> tuple[EndpointState, None]:
-            if state.failures_in_row == 0 and state.open_since == 0:
-                return state, None
             return state._replace(failures_in_row=0, open_since=0, next_probe=0, probes=0), None
 
         self._shared.update(close)
@@ -92,10 +96,12 @@ class Breaker:
         been killed.
         """
         is_new, self._is_new = self._is_new, False
+        if not self._shared.peek().open_since:
+            return _OPEN_GATE
 
         def ask(state: EndpointState, now: float) -> tuple[EndpointState, Gate]:
             if not state.open_since:
-                return state, Gate()
+                return state, _OPEN_GATE
             if now < state.next_probe and not is_new:
                 return state, Gate(wait_s=state.next_probe - now)
             return state._replace(next_probe=now + PROBE_MOST_S), Gate(is_probe=True)

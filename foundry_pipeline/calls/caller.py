@@ -7,11 +7,12 @@ no request can mend stops everything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -21,13 +22,17 @@ from foundry_pipeline.calls.client import Broken, Fault, ModelClient, Response
 from foundry_pipeline.calls.ledger import EVIDENCE_BYTES, Answer, Attempt, Intent, Withdrawal
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.stop import Stop
-from foundry_pipeline.calls.verdicts import Next, Verdict, decode_text, judge, spent_until_s
+from foundry_pipeline.calls.verdicts import Next, Verdict, decode_text, judge, kept_as, spent_until_s
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import EndpointStopped, RowUnavailable
 
 LONGEST_BACKOFF_S = 60.0
 SLOW_PER_S = 5.0
 MOST_IN_FLIGHT = 64
+FEWEST_READY = 64
+"""Tasks that are ready beside those in flight, before a feed is asked for more."""
+MOST_OPEN = 10_000
+"""Tasks at once, those that wait for another try included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,8 @@ class Caller:
         self._waiting_for = ""
         self._refused = False
         self._workers: list[asyncio.Task[None]] = []
+        self._feeds = 0
+        self._wants_more: list[asyncio.Future[None]] = []
         self.tally = Tally()
 
     @property
@@ -137,9 +144,36 @@ class Caller:
         self._enqueue(task)
         self._staff()
 
+    @contextlib.contextmanager
+    def feed(self) -> Iterator[None]:
+        """While more tasks are on their way: what the endpoint has answered none of is not yet all there is."""
+        self._feeds += 1
+        try:
+            yield
+        finally:
+            self._feeds -= 1
+            self._release_if_all_wait()
+
+    async def room(self) -> None:
+        """Return once few tasks are left to send, so that a feed holds few rows; at once where all is stopped."""
+        while self._stop.error is None and not self._has_room:
+            self._wants_more.append(asyncio.get_running_loop().create_future())
+            await self._wants_more[-1]
+
+    @property
+    def _has_room(self) -> bool:
+        return self._queue.qsize() < FEWEST_READY + self.in_flight_limit and len(self._open) < MOST_OPEN
+
+    def _ask_for_more(self) -> None:
+        waiting, self._wants_more = self._wants_more, []
+        for feed in waiting:
+            if not feed.done():
+                feed.set_result(None)
+
     def stop(self, error: BaseException) -> None:
         """Send nothing more. Calls in flight may still bring their answers home."""
         self._stop.set(error)
+        self._ask_for_more()
         for task in [*self._queued, *self._held_back.take()]:
             self._fail(task)
 
@@ -156,16 +190,29 @@ class Caller:
 
     async def _work(self) -> None:
         client = self._make_client()
+        last: Task | None = None
         try:
             while True:
                 task = await self._queue.get()
                 if task not in self._queued:
                     continue
                 self._queued.discard(task)
+                await self._landed_before(task, last)
                 await self._attend(client, task)
+                last = task
                 self._staff()
+                if self._wants_more and self._has_room:
+                    self._ask_for_more()
         finally:
             await client.close()
+
+    async def _landed_before(self, task: Task, last: Task | None) -> None:
+        """Let a worker have one call at a time whose answer could still be lost.
+
+        In one ledger that is so by itself: the next call's intent becomes durable after the last one's answer.
+        """
+        if last is not None and last.landing is not None and last.ledger is not task.ledger:
+            await asyncio.wait([last.landing])
 
     async def _attend(self, client: ModelClient, task: Task) -> None:
         """One attempt. Whatever it raises ends the run, for a worker that dies in silence would hang it."""
@@ -187,7 +234,7 @@ class Caller:
         try:
             body = await self._body_of(task.row)
         except RowUnavailable as err:
-            await self._settle(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
+            await self._land(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
             return
         is_probe = await self._pass_gate(client)
         answered = None
@@ -199,7 +246,7 @@ class Caller:
 
     async def _call(self, client: ModelClient, task: Task, body: bytes) -> bool:
         """Send the task once and deal with what comes. True where the endpoint answered."""
-        await self._declare_intent(task)
+        await self._declare_intent(client, task)
         sent_us = time.time_ns() // 1000
         task.sends += 1
         result = await self._post(client, task.call_id, body)
@@ -209,7 +256,7 @@ class Caller:
         reply = self._scrub(result.body)
         verdict = self._judge(result, reply)
         if verdict.next is Next.KEEP:
-            await self._keep(task, result, reply, body, sent_us)
+            self._keep(task, result, reply, body, sent_us)
             return True
         await task.ledger.write(
             Attempt(task.call_id, sent_us, verdict.code or "", verdict.message or "", result.status, reply)
@@ -218,18 +265,20 @@ class Caller:
         await self._follow(client, task, verdict, result, sent_us)
         return verdict.next is Next.REFUSED
 
-    async def _declare_intent(self, task: Task) -> None:
+    async def _declare_intent(self, client: ModelClient, task: Task) -> None:
         """Return at the call's send time with its intent durable.
 
-        At a fast rate the commit would make slots late, so it comes first; at a slow one the wait would leave
-        intents of calls that are not in flight.
+        At a fast rate commit and connecting would make slots late, so they come first; at a slow one the wait would
+        leave intents of calls that are not in flight.
         """
         intent = Intent(task.call_id, task.row.global_key, time.time_ns() // 1000)
         if self._rules.requests_per_second <= SLOW_PER_S:
             await self._rate.acquire()
             await task.ledger.write(intent)
             return
-        await task.ledger.write(intent)
+        written = task.ledger.queue(intent)
+        await client.open()
+        await written
         try:
             await self._rate.acquire()
         except EndpointStopped:
@@ -247,27 +296,28 @@ class Caller:
         verdict = judge(response.status, response.headers, reply, features=rules.features, takes_text=rules.takes_text)
         if (spent_s := spent_until_s(response.headers)) is not None:
             self._rate.hold(spent_s)
-        message = verdict.message and self._scrub(verdict.message.encode()).decode(errors="replace")
-        return replace(verdict, message=message)
+        if not verdict.message:
+            return verdict
+        return replace(verdict, message=self._scrub(verdict.message.encode()).decode(errors="replace"))
 
-    async def _keep(self, task: Task, response: Response, reply: bytes, body: bytes, sent_us: int) -> None:
+    def _keep(self, task: Task, response: Response, reply: bytes, body: bytes, sent_us: int) -> None:
+        """Settle the task, and let its worker go on: the answer counts once it is durable."""
         self.tally.recent_ms.append(response.latency_ms)
-        text = decode_text(reply, response.headers).encode()
         answer = Answer(
             task.call_id,
             "ok",
             http_status=response.status,
             sent_us=sent_us,
             latency_ms=response.latency_ms,
-            reply=text,
+            reply=kept_as(reply, response.headers),
         )
-        await self._settle(task, answer)
+        self._land(task, answer)
         self._answered_before = True
         self._endpoint_is_fine()
         self._blame.success()
         if self._canary is None or len(body) < len(self._canary.body):
             self._canary = _Canary(task.call_id, body)
-        await self._release(self._held_back.clear())
+        self._release(self._held_back.clear())
 
     def _endpoint_is_fine(self) -> None:
         self._breaker.succeeded()
@@ -324,9 +374,9 @@ class Caller:
             message=verdict.message,
         )
         if self._answered_before or not (verdict.code or "").startswith("http_"):
-            await self._settle(task, answer)
+            await self._land(task, answer)
         else:
-            await self._hold_back(task, answer)
+            self._hold_back(task, answer)
 
     async def _wait_for_endpoint(self, client: ModelClient, task: Task, verdict: Verdict, status: int | None) -> None:
         """A limit or an outage: everybody waits. The row is charged only where the endpoint answers all others."""
@@ -358,38 +408,50 @@ class Caller:
         """The row's attempts are spent. If nothing has succeeded since they began, the endpoint may be to blame."""
         answer = self._blame.verdict_on(task)
         if not self._answered_before:
-            await self._hold_back(task, answer)
+            self._hold_back(task, answer)
         elif self._blame.is_proven(task) or await self._canary_answers(client):
-            await self._settle(task, answer)
+            await self._land(task, answer)
         else:
             self._breaker.open_now()
             self._blame.endpoint()
             self._enqueue_later(task, self._backoff_s(task.refunds + 1))
 
-    async def _hold_back(self, task: Task, answer: Answer) -> None:
+    def _hold_back(self, task: Task, answer: Answer) -> None:
         """Without any answer yet, a verdict waits: the same fault on several rows is the endpoint's."""
         if (rows := self._held_back.add(task, answer)) is not None:
             raise EndpointStopped(
                 answer.error or "stopped", f"the endpoint answered none of the first {rows} rows: {answer.message}"
             )
-        await self._release_if_all_wait()
+        self._release_if_all_wait()
 
-    async def _release_if_all_wait(self) -> None:
-        if len(self._held_back) == len(self._open):
-            await self._release(self._held_back.release())
+    def _release_if_all_wait(self) -> None:
+        if not self._feeds and len(self._held_back) == len(self._open):
+            self._release(self._held_back.release())
 
-    async def _release(self, held_back: list[tuple[Task, Answer]]) -> None:
+    def _release(self, held_back: list[tuple[Task, Answer]]) -> None:
         for task, answer in held_back:
-            await self._settle(task, answer)
+            self._land(task, answer)
 
-    async def _settle(self, task: Task, answer: Answer) -> None:
-        await task.ledger.write(answer)
+    def _land(self, task: Task, answer: Answer) -> asyncio.Future[None]:
+        """Write a task's answer; once it is durable, the task is settled."""
+        task.landing = task.ledger.queue(answer)
+        task.landing.add_done_callback(lambda written: self._settle(task, answer, written))
+        return task.landing
+
+    def _settle(self, task: Task, answer: Answer, written: asyncio.Future[None]) -> None:
+        if written.cancelled():
+            self._fail(task)
+            return
+        if (error := written.exception()) is not None:
+            self.stop(error)
+            self._fail(task)
+            return
         self._open.discard(task)
         self._blame.forget(task)
         if not task.settled.done():
-            task.settled.set_result(replace(answer, reply=None))
+            task.settled.set_result(answer.without_reply())
         if len(self._held_back):
-            await self._release_if_all_wait()
+            self._release_if_all_wait()
 
     def _fail(self, task: Task) -> None:
         self._open.discard(task)

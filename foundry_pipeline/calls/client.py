@@ -1,24 +1,23 @@
 """One request and its response, within limits of size and time. Knows HTTP, not models: no retries, no rate.
 
-A pool of many connections is slow in httpcore (every request scans it), so each caller owns a client of one connection;
-all of them share one TLS context. The whole call has a deadline, since httpx's time-outs only limit each wait.
+Each caller owns a client of one connection (`connection.py`); all of them share one TLS context. There is no session:
+no cookie, redirect or proxy. The whole call has a deadline, since httpx's time-outs only limit each wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import ssl
 import time
-import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-import httpcore
 import httpx
 
-from foundry_pipeline.errors import shown
+from foundry_pipeline.calls.connection import Borrowed, Connection
+from foundry_pipeline.calls.incoming import BadEncodingError, Incoming, RefusedBodyError, TooLargeError
 
 CONNECT_TIMEOUT_S = 10.0
 _HEADERS = {
@@ -28,9 +27,6 @@ _HEADERS = {
     "Content-Type": "application/json",
     "User-Agent": "foundry-pipeline",
 }
-
-# httpx logs every URL at INFO, and a secret may travel in the query.
-logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Broken(Enum):
@@ -66,24 +62,6 @@ class Fault:
     partial: bytes = field(default=b"", repr=False)
 
 
-class _RefusedBodyError(Exception):
-    """A body that is not read to its end."""
-
-
-class _TooLargeError(_RefusedBodyError):
-    """The body passed the size limit."""
-
-
-class _BadEncodingError(_RefusedBodyError):
-    """The body is encoded in a way that is not understood."""
-
-
-async def warm_up() -> None:
-    """Load what the first request would load: tens of milliseconds, which would make its slot late at the server."""
-    await httpcore.AnyIOBackend().sleep(0)
-    await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
-
-
 class ModelClient:
     """POSTs JSON to one endpoint over one connection. Redirects are never followed, proxies never guessed."""
 
@@ -96,103 +74,61 @@ class ModelClient:
         tls: ssl.SSLContext,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """A `transport` of one's own takes the place of the connection, and brings its own TLS."""
         self._url = httpx.URL(url)
         self._timeout_s = timeout_s
         self._max_bytes = max_reply_bytes
         self._fresh = True
-        self._client = httpx.AsyncClient(
-            transport=transport or _one_connection(tls),
-            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s), pool=30),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._unreachable = False
+        connect_timeout_s = min(CONNECT_TIMEOUT_S, timeout_s)
+        self._connection: Connection | Borrowed
+        if transport is None:
+            self._connection = Connection(self._url, tls, connect_timeout_s)
+        else:
+            self._connection = Borrowed(transport, httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=30))
+
+    async def open(self) -> None:
+        """Connect ahead, so that the request leaves at its send time. That nobody listens is told by `post`."""
+        if not self._unreachable:
+            with contextlib.suppress(httpx.TransportError, httpx.InvalidURL):
+                await self._connection.open()
 
     async def post(self, body: bytes, headers: Mapping[str, str], params: Mapping[str, str]) -> Response | Fault:
         """Send once. Everything that can go wrong on the way is a Fault; only a cancelled call raises."""
         began = time.monotonic()
-        partial: list[bytes] = []
+        url = self._url.copy_merge_params(dict(params)) if params else self._url
+        incoming = Incoming(self._max_bytes)
         try:
             async with asyncio.timeout(self._timeout_s):
-                request = self._request(body, headers, params)
-                response = await self._client.send(request, stream=True)
-                try:
-                    async for chunk in _plain_chunks(response, self._max_bytes):
-                        partial.append(chunk)  # noqa: PERF401  # what has come must survive an exception
-                finally:
-                    await response.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ssl.SSLError, _RefusedBodyError) as err:
-            return self._fault(err, _ms_since(began), b"".join(partial)[:65536])
-        self._fresh = False
-        headers_seen = {name.lower(): value for name, value in response.headers.items()}
-        return Response(response.status_code, headers_seen, b"".join(partial), _ms_since(began))
-
-    def _request(self, body: bytes, headers: Mapping[str, str], params: Mapping[str, str]) -> httpx.Request:
-        """Built here and not by the client, which would parse and merge the same URL again for every call."""
-        url = self._url.copy_merge_params(dict(params)) if params else self._url
-        timeout = self._client.timeout.as_dict()
-        return httpx.Request(
-            "POST", url, headers={**_HEADERS, **headers}, content=body, extensions={"timeout": timeout}
-        )
+                await self._connection.exchange(url, _merged(headers), body, incoming)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ssl.SSLError, RefusedBodyError) as err:
+            return self._fault(err, _ms_since(began), incoming.body[:65536])
+        self._fresh = self._unreachable = False
+        return Response(incoming.status, incoming.headers, incoming.body, _ms_since(began))
 
     def _fault(self, err: Exception, latency_ms: float, partial: bytes) -> Fault:
         broken, message = _explain(err, self._max_bytes, self._timeout_s)
         if isinstance(err, httpx.RemoteProtocolError) and not self._fresh and not partial:
             broken = Broken.STALE
         self._fresh = True
+        self._unreachable = broken is Broken.UNREACHABLE
         return Fault(broken, message, latency_ms, partial)
 
     async def close(self) -> None:
         """Give the connection back."""
-        await self._client.aclose()
+        await self._connection.close()
 
 
-def _one_connection(tls: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
-    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30)
-    return httpx.AsyncHTTPTransport(verify=tls, limits=limits, trust_env=False)
-
-
-async def _plain_chunks(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
-    """The body in pieces, inflated where the server compressed it unasked, never past `max_bytes`."""
-    inflater = _Inflater(response.headers.get("content-encoding", "identity").strip().lower())
-    total = 0
-    async for raw in response.aiter_raw():
-        chunk = inflater.plain(raw, max_bytes - total + 1)
-        total += len(chunk)
-        if total > max_bytes:
-            raise _TooLargeError
-        yield chunk
-    inflater.check_whole()
-
-
-class _Inflater:
-    """Undoes one content-encoding, giving at most the bytes there is room for."""
-
-    def __init__(self, encoding: str) -> None:
-        self._encoding = encoding
-        self._inflate = None
-        if encoding not in ("", "identity"):
-            if encoding not in ("gzip", "x-gzip", "deflate"):
-                raise _BadEncodingError(shown(encoding))
-            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | (32 if "gzip" in encoding else 0))
-
-    def plain(self, raw: bytes, room: int) -> bytes:
-        if self._inflate is None:
-            return raw
-        try:
-            return self._inflate.decompress(raw, room)
-        except zlib.error as err:
-            raise _BadEncodingError(f"{self._encoding}, damaged") from err
-
-    def check_whole(self) -> None:
-        """httpx takes a compressed body that was cut short for a whole one."""
-        if self._inflate is not None and not self._inflate.eof:
-            raise httpx.RemoteProtocolError("the compressed body was cut short")
+def _merged(headers: Mapping[str, str]) -> dict[str, str]:
+    """A header of the manifest takes the place of ours, however it is spelled."""
+    given = {name.lower() for name in headers}
+    return {**{name: value for name, value in _HEADERS.items() if name.lower() not in given}, **headers}
 
 
 def _explain(err: Exception, max_bytes: int, timeout_s: float) -> tuple[Broken, str]:
-    if isinstance(err, _TooLargeError):
+    if isinstance(err, TooLargeError):
         return Broken.TOO_LARGE, f"answer over {max_bytes:,} bytes"
-    if isinstance(err, _BadEncodingError):
+    if isinstance(err, BadEncodingError):
         return Broken.ENCODING, f"content-encoding {err} is not accepted"
     if isinstance(err, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
         return Broken.TIMEOUT, f"no whole answer within {timeout_s:g} s"

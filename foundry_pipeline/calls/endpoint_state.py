@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import mmap
 import os
 import struct
 import threading
@@ -45,12 +46,17 @@ class SharedState(Protocol):
     def now(self) -> float:
         """Seconds on the clock that the state's times are on."""
 
+    def peek(self) -> EndpointState:
+        """The state without the lock: enough to see that nothing is to be changed."""
+
     def update(self, change: Callable[[EndpointState, float], tuple[EndpointState, R]]) -> R:
         """Call `change(state, now)` under the lock, keep the state it gives back, hand on its result."""
 
 
-_RECORD = struct.Struct("<36s8d")
-_CHECK = struct.Struct("<I")
+_RECORD = struct.Struct("<36s8dI")
+"""Boot, state, and the check sum of both."""
+_SIZE = _RECORD.size
+_CHECKED = _SIZE - 4
 MOST_AHEAD_S = 2 * 3600.0
 """No hold or back-off reaches further into the future; more is damage. Slots may, at a very slow rate."""
 
@@ -62,17 +68,27 @@ class StateFile:
         """`path` is made if it is missing. `boot_id` tells a state from before a reboot, whose clock started anew."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._descriptor).st_size < _SIZE:
+            os.ftruncate(self._descriptor, _SIZE)
+        self._content = mmap.mmap(self._descriptor, _SIZE, prot=mmap.PROT_READ)
+        self._known = (b"", EndpointState())
+        """The last record seen, and what it says: as a rule it is our own."""
         self._clock = clock
         self._lock = threading.Lock()  # flock tells processes apart, not threads
         self._boot = (boot_id or _this_boot()).encode()[:36].ljust(36)
 
     def close(self) -> None:
         """Give the file back. The state stays."""
+        self._content.close()
         os.close(self._descriptor)
 
     def now(self) -> float:
         """See SharedState."""
         return self._clock()
+
+    def peek(self) -> EndpointState:
+        """See SharedState. The check sum tells a record that is just being written."""
+        return self._read(self._clock()) or self.update(lambda state, _: (state, state))
 
     def update(self, change: Callable[[EndpointState, float], tuple[EndpointState, R]]) -> R:
         """See SharedState."""
@@ -80,7 +96,7 @@ class StateFile:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
                 now = self._clock()
-                before = self._read(now)
+                before = self._read(now) or EndpointState()
                 after, result = change(before, now)
                 if after is not before:
                     self._write(after)
@@ -88,21 +104,26 @@ class StateFile:
             finally:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def _read(self, now: float) -> EndpointState:
-        raw = os.pread(self._descriptor, _RECORD.size + _CHECK.size, 0)
-        if len(raw) != _RECORD.size + _CHECK.size:
-            return EndpointState()
-        record, check = raw[: _RECORD.size], _CHECK.unpack(raw[_RECORD.size :])[0]
-        boot, *values = _RECORD.unpack(record)
-        state = EndpointState(*values)
-        absurd = max(state.hold_until, state.next_probe) > now + MOST_AHEAD_S
-        if zlib.crc32(record) != check or boot != self._boot or absurd:
-            return EndpointState()
+    def _read(self, now: float) -> EndpointState | None:
+        """None where the record is damaged, from another boot or absurd."""
+        record = self._content[:]
+        known, state = self._known
+        if record == known:
+            return state
+        boot, *values, check = _RECORD.unpack(record)
+        state = EndpointState._make(values)
+        is_whole = check == zlib.crc32(record[:_CHECKED]) and boot == self._boot
+        if not is_whole or max(state.hold_until, state.next_probe) > now + MOST_AHEAD_S:
+            return None
+        self._known = (record, state)
         return state
 
     def _write(self, state: EndpointState) -> None:
-        record = _RECORD.pack(self._boot, *state)
-        os.pwrite(self._descriptor, record + _CHECK.pack(zlib.crc32(record)), 0)
+        """One call, so that a process killed here leaves the old record or the new one."""
+        record = _RECORD.pack(self._boot, *state, 0)[:_CHECKED]
+        record += zlib.crc32(record).to_bytes(4, "little")
+        os.pwrite(self._descriptor, record, 0)
+        self._known = (record, state)
 
 
 class LocalState:
@@ -115,6 +136,10 @@ class LocalState:
     def now(self) -> float:
         """See SharedState."""
         return self._clock()
+
+    def peek(self) -> EndpointState:
+        """See SharedState."""
+        return self._state
 
     def update(self, change: Callable[[EndpointState, float], tuple[EndpointState, R]]) -> R:
         """See SharedState."""

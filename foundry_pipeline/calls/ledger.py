@@ -19,7 +19,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from sqlalchemy.dialects.sqlite import insert
 
 from foundry_pipeline.errors import SliceBusy, StorageError
 
-GROUP_S = 0.004
-"""How long a commit waits for company. A write waits at most this and two commits."""
+GROUP_S = 0.002
+"""How long a write waits for company, where no commit keeps it waiting anyway: at most this and two commits."""
 GROUP_MOST = 256
 EVIDENCE_BYTES = 64 * 1024
 
@@ -98,6 +99,20 @@ class Answer:
     error: str | None = None
     message: str | None = None
 
+    def without_reply(self) -> Answer:
+        """The same, for those who only count."""
+        return Answer(
+            self.call_id,
+            self.outcome,
+            self.attempts,
+            self.http_status,
+            self.sent_us,
+            self.latency_ms,
+            None,
+            self.error,
+            self.message,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
@@ -107,6 +122,8 @@ class Withdrawal:
 
 
 Entry = Intent | Attempt | Answer | Withdrawal
+_Queued = tuple[Entry, asyncio.Future[None], float]
+"""What to write, whom to tell, and since when it waits (monotonic seconds)."""
 
 
 class Lease:
@@ -155,8 +172,10 @@ class Ledger:
         self.path = path
         _make_folder(path.parent)
         self._engine = sa.create_engine(f"sqlite+pysqlite:///{path}", poolclass=sa.pool.NullPool)
+        # A group in one statement: executing it row by row gives the interpreter away and waits for it each time.
+        self._engine.dialect.use_insertmanyvalues_wo_returning = True
         sa.event.listen(self._engine, "connect", _durable)
-        self._queue: queue.SimpleQueue[tuple[Entry, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._failed: StorageError | None = None
         self._closed = False
         with self._translated():
@@ -172,19 +191,23 @@ class Ledger:
 
     def outcomes(self) -> dict[str, str]:
         """call_id -> outcome of every call that has one whose reply is whole, without the replies."""
-        damaged = set(self._damaged())
-        with self._translated(), self._engine.begin() as connection:
-            found = connection.execute(sa.select(CALLS.c.call_id, CALLS.c.outcome).where(CALLS.c.outcome.is_not(None)))
-            return {call_id: outcome for call_id, outcome in found if call_id not in damaged}
+        return dict(self.each_outcome())
 
-    def _damaged(self) -> Iterator[str]:
+    def each_outcome(self) -> Iterator[tuple[str, str]]:
+        """`outcomes`, one by one."""
+        columns = (CALLS.c.call_id, CALLS.c.outcome, CALLS.c.reply, CALLS.c.reply_sha256)
+        answered = sa.select(*columns).where(CALLS.c.outcome.is_not(None))
         with self._translated(), self._engine.begin() as connection:
-            statement = sa.select(CALLS.c.call_id, CALLS.c.reply, CALLS.c.reply_sha256).where(
-                CALLS.c.reply.is_not(None)
-            )
-            for call_id, reply, digest in connection.execution_options(yield_per=64).execute(statement):
-                if hashlib.sha256(reply).digest() != digest:
-                    yield call_id
+            for call_id, outcome, reply, digest in connection.execution_options(yield_per=16).execute(answered):
+                if reply is None or hashlib.sha256(reply).digest() == digest:
+                    yield call_id, outcome
+
+    def reply_sizes(self, call_ids: Iterable[str]) -> dict[str, int]:
+        """call_id -> bytes of its reply."""
+        length = sa.select(CALLS.c.call_id, sa.func.length(CALLS.c.reply)).where(CALLS.c.reply.is_not(None))
+        with self._translated(), self._engine.begin() as connection:
+            found = connection.execute(length.where(CALLS.c.call_id.in_(list(call_ids))))
+            return {call_id: size for call_id, size in found}  # noqa: C416  # a result is no mapping, though dict() thinks so
 
     def answers(self, call_ids: Iterable[str]) -> dict[str, Answer]:
         """The final outcomes of these calls, replies included. Ask for a few at a time."""
@@ -197,10 +220,14 @@ class Ledger:
     def _answer(self, record: Any) -> Answer:
         if record.reply is not None and hashlib.sha256(record.reply).digest() != record.reply_sha256:
             raise StorageError(f"ledger {self.path}: a reply is damaged; run again and it is asked again")
-        return Answer(**{name: getattr(record, name) for name in _ANSWER_COLUMNS})
+        return Answer(*record[: len(_ANSWER_COLUMNS)])
 
     async def write(self, entry: Entry) -> None:
         """Return once `entry` is durable. Raises StorageError where it cannot be made so."""
+        await self.queue(entry)
+
+    def queue(self, entry: Entry) -> asyncio.Future[None]:
+        """`write` without waiting. Entries become durable in the order in which they were queued."""
         if self._failed:
             raise self._failed
         if self._closed:
@@ -209,15 +236,14 @@ class Ledger:
             self._writer = threading.Thread(target=self._write_groups, name="ledger", daemon=True)
             self._writer.start()
         done = asyncio.get_running_loop().create_future()
-        self._queue.put((entry, done))
-        await done
+        self._queue.put((entry, done, time.monotonic()))
+        return done
 
     def forget(self, call_ids: Iterable[str]) -> None:
         """Drop calls whose answers are durable elsewhere."""
-        wanted = list(call_ids)
-        with self._translated(), self._engine.begin() as connection:
-            for at in range(0, len(wanted), 500):
-                some = wanted[at : at + 500]
+        left = iter(call_ids)
+        while some := list(islice(left, 500)):
+            with self._translated(), self._engine.begin() as connection:
                 connection.execute(sa.delete(CALLS).where(CALLS.c.call_id.in_(some)))
                 connection.execute(sa.delete(ATTEMPTS).where(ATTEMPTS.c.call_id.in_(some)))
 
@@ -252,13 +278,15 @@ class Ledger:
         while (first := self._queue.get()) is not None:
             group = self._gather(first)
             if connection is not None and self._failed is None:
-                self._commit(connection, [entry for entry, _ in group])
-            _resolve([future for _, future in group], self._failed)
+                self._commit(connection, [entry for entry, _, _ in group])
+            _resolve([future for _, future, _ in group], self._failed)
         if connection is not None:
             connection.close()
 
-    def _gather(self, first: tuple[Entry, asyncio.Future[None]]) -> list[tuple[Entry, asyncio.Future[None]]]:
-        time.sleep(GROUP_S)
+    def _gather(self, first: _Queued) -> list[_Queued]:
+        waited_s = time.monotonic() - first[2]
+        if waited_s < GROUP_S:
+            time.sleep(GROUP_S - waited_s)
         group = [first]
         while len(group) < GROUP_MOST and not self._queue.empty():
             item = self._queue.get()
@@ -339,7 +367,7 @@ def _apply(connection: sa.Connection, entries: list[Entry]) -> None:
     for entry in entries:
         kinds[type(entry)].append(entry)
     if intents := kinds[Intent]:
-        connection.execute(_INTENT, [asdict(intent) for intent in intents])
+        connection.execute(_INTENT, [_intent_values(intent) for intent in intents])
     if withdrawn := kinds[Withdrawal]:
         connection.execute(_WITHDRAWAL, [{"b_call_id": entry.call_id} for entry in withdrawn])
     if attempts := kinds[Attempt]:
@@ -349,10 +377,22 @@ def _apply(connection: sa.Connection, entries: list[Entry]) -> None:
         connection.execute(_ANSWER, [_answer_values(answer) for answer in answers])
 
 
+def _intent_values(intent: Intent) -> dict[str, Any]:
+    return {"call_id": intent.call_id, "global_key": intent.global_key, "sent_us": intent.sent_us}
+
+
 def _answer_values(answer: Answer) -> dict[str, Any]:
-    values = {name: getattr(answer, name) for name in _ANSWER_COLUMNS if name != "attempts"}
-    digest = None if answer.reply is None else hashlib.sha256(answer.reply).digest()
-    return {**values, "reply_sha256": digest}
+    return {
+        "call_id": answer.call_id,
+        "outcome": answer.outcome,
+        "http_status": answer.http_status,
+        "sent_us": answer.sent_us,
+        "latency_ms": answer.latency_ms,
+        "reply": answer.reply,
+        "reply_sha256": None if answer.reply is None else hashlib.sha256(answer.reply).digest(),
+        "error": answer.error,
+        "message": answer.message,
+    }
 
 
 def _attempt_values(attempt: Attempt) -> dict[str, Any]:

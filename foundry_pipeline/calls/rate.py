@@ -55,8 +55,9 @@ class Rate:
             while True:
                 slot = self.book()
                 wait_s = slot - self._shared.now()
-                if wait_s > 0:
-                    await self._sleep(wait_s)
+                if wait_s <= 0:
+                    return
+                await self._sleep(wait_s)
                 if self._still_good(slot):
                     return
 
@@ -87,11 +88,9 @@ class Rate:
     def view(self) -> RateView:
         """What the endpoint allows now."""
 
-        def look(state: EndpointState, now: float) -> tuple[EndpointState, RateView]:
-            pace = _pace(state, now)
-            return state, RateView(self._per_s * pace, pace, max(0.0, state.hold_until - now))
-
-        return self._shared.update(look)
+        state, now = self._shared.peek(), self._shared.now()
+        pace = _pace(state, now)
+        return RateView(self._per_s * pace, pace, max(0.0, state.hold_until - now))
 
     def _take(self, state: EndpointState, now: float) -> tuple[EndpointState, float]:
         """A slot that is a little late is still taken; after a pause only the burst's are left."""
@@ -99,17 +98,15 @@ class Rate:
         next_free = min(state.next_free, max(now, state.hold_until) + MOST_BOOKED * interval_s)
         due = next_free if next_free >= now - self._late_s else now - self._burst_s
         slot = max(due, state.hold_until)
-        return state._replace(next_free=slot + interval_s), slot
+        return EndpointState(slot + interval_s, *state[1:]), slot
 
     def _still_good(self, slot: float) -> bool:
         """False where a hold came in while this process slept, or it woke so late that the slot is history."""
-
-        def look(state: EndpointState, now: float) -> tuple[EndpointState, bool]:
-            late = now - slot > self._late_s
-            return state, state.hold_until <= now and not late
-
-        return self._shared.update(look)
+        now = self._shared.now()
+        return now - slot <= self._late_s and self._shared.peek().hold_until <= now
 
 
 def _pace(state: EndpointState, now: float) -> float:
+    if state.pace >= 1.0:
+        return 1.0
     return min(1.0, state.pace + max(0.0, now - state.pace_changed) * RECOVERY_PER_S)

@@ -1,34 +1,38 @@
 """One slice of a run: which rows have a good answer, which need a call, and the commit of all of them.
 
 A good answer is one for the same request, from the committed `responses` or from the ledger. A slice is committed when
-every row has a final outcome and few enough failed; then its calls leave the ledger. Replies are held a few rows at a
-time.
+every row has a final outcome and few enough failed; then its calls leave the ledger. Data rows and replies are read a
+few at a time, and again where they are needed again; what is held of every row is in `plan.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
+from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundry_pipeline.calls.ledger import Answer, Ledger
+from foundry_pipeline.calls.plan import GOOD, NONE, EarlierAnswers, Ids, Numbers, Picked, Plan, ids_of
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.store import Store, Write, reading
-from foundry_pipeline.tables import DATA_ROWS, RESPONSES, build
+from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, RESPONSES, build
 
+PAGE_ROWS = 256
 CHUNK_ROWS = 64
 GROUP_BYTES = 8 * 1024 * 1024
 GROUP_ROWS = 8192
-GOOD = ("ok", "rejected_by_model")
-"""Outcomes that say what the model thinks of the row."""
 ASKED_AGAIN: Mapping[str, tuple[str, ...]] = {
     "failed": ("failed", "not_sent"),
     "rejected": ("failed", "not_sent", "rejected_by_model"),
@@ -53,56 +57,65 @@ class CallOptions:
         return not self.refresh and outcome not in ASKED_AGAIN[self.retry]
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedRow:
-    """A data row, its call, and where its answer is.
-
-    `committed_at` is the answer's place in the committed file, None where it is, or will be, in the ledger. `kept` is
-    the outcome of an answer that stands without a call. `good_at` is the place of a committed good answer to the same
-    request: it stays where a refresh fails.
-    """
-
-    row: DataRow
-    call_id: str
-    committed_at: int | None
-    kept: str | None = None
-    good_at: int | None = None
-
-
 @dataclass(slots=True)
 class SliceWork:
-    """A slice under its lease."""
+    """A slice under its lease. `source` is the file of its data rows, as it was when it was planned."""
 
     run: Run
     slice_key: str
     store: Store
     ledger: Ledger
-    planned: Sequence[PlannedRow] = ()
-    to_call: Mapping[str, DataRow] = field(default_factory=dict)
-    """call_id -> the first row that needs it; rows with the same request share one call."""
-    repeated: int = 0
-
-    @property
-    def rows_sharing(self) -> Counter[str]:
-        """call_id -> rows that wait for its answer."""
-        return Counter(p.call_id for p in self.planned)
-
-    def answers(self) -> dict[str, Answer]:
-        """global key -> answer with its reply, of every planned row that has one. For a few rows, not a slice."""
-        old = _CommittedReplies(self.store, self.run.name, self.slice_key)
-        fresh = self.ledger.answers({p.call_id for p in self.planned if p.committed_at is None})
-        found = {}
-        for p in self.planned:
-            if p.committed_at is not None:
-                found[p.row.global_key] = _answer(p.call_id, old.at(p.committed_at))
-            elif p.call_id in fresh:
-                found[p.row.global_key] = fresh[p.call_id]
-        return found
+    source: pq.ParquetFile
+    plan: Plan
 
     @property
     def reused(self) -> int:
         """Rows whose answer was already there."""
-        return sum(1 for p in self.planned if p.kept is not None)
+        return int(np.count_nonzero(self.plan.kept != NONE))
+
+    @property
+    def repeated(self) -> int:
+        """Calls to be made whose outcome an earlier process never learned."""
+        unknown = EarlierAnswers((call_id, OUTCOMES[0]) for call_id in self.ledger.unknown)
+        return int(np.count_nonzero(self.plan.needs_call & (unknown.places(self.plan.ids) != NONE)))
+
+    def rows(self, picked: Picked) -> Iterator[list[tuple[int, DataRow]]]:
+        """The rows that are picked, with their numbers, a page at a time. Raises StorageError."""
+        with reading(self.store.path(DATA_ROWS, self.run.dataset.name, self.slice_key)):
+            for at, batch in _batches(self.source):
+                first, last = np.searchsorted(self.plan.places, (at, at + batch.num_rows))
+                numbers = first + np.flatnonzero(picked[first:last])
+                if len(numbers):
+                    rows = rows_of(batch.take(pa.array(self.plan.places[numbers] - at)))
+                    yield list(zip(numbers.tolist(), rows, strict=True))
+
+    def answers(self) -> dict[str, Answer]:
+        """global key -> answer with its reply, of every planned row that has one. For a few rows, not a slice."""
+        old = _CommittedReplies(self.store, self.run.name, self.slice_key)
+        fresh = self.ledger.answers(self.plan.call_ids(self.plan.committed_at == NONE))
+        found = {}
+        for page in self.rows(np.ones(len(self.plan), bool)):
+            for number, row in page:
+                call_id, place = self.plan.call_id(number), int(self.plan.committed_at[number])
+                if place != NONE:
+                    found[row.global_key] = _answer(call_id, old.at(place))
+                elif call_id in fresh:
+                    found[row.global_key] = fresh[call_id]
+        return found
+
+    def close(self) -> None:
+        """Close the files. The ledger keeps its answers."""
+        self.source.close()
+        self.ledger.close()
+
+    def close_committed(self) -> None:
+        """Close the files, and take the slice's calls out of the ledger: their answers are in `responses`."""
+        self.source.close()
+        self.ledger.forget(self.plan.call_ids(np.ones(len(self.plan), bool)))
+        if self.ledger.is_empty():
+            self.ledger.remove()
+        else:
+            self.ledger.close()
 
 
 def plan_slice(
@@ -118,79 +131,66 @@ def plan_slice(
 
     Raises StorageError where the slice has no data rows or cannot be read.
     """
-    rows = store.read(DATA_ROWS, run.dataset.name, slice_key)
-    if rows is None:
+    source = store.snapshot(DATA_ROWS, run.dataset.name, slice_key)
+    if source is None:
         name = run.dataset.name
         raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
-    committed = _committed_answers(store, run.name, slice_key, options)
-    ledger = Ledger(ledger_path)
-    try:
-        in_ledger = {call_id: outcome for call_id, outcome in ledger.outcomes().items() if options.keeps(outcome)}
-    except BaseException:
-        ledger.close()
-        raise
-    work = SliceWork(run, slice_key, store, ledger)
-    planned: list[PlannedRow] = []
-    to_call: dict[str, DataRow] = {}
-    for row in rows_of(rows):
-        if only is not None and row.global_key not in only:
-            continue
-        call_id = requests.call_id(row)
-        planned.append(_planned(row, call_id, in_ledger.get(call_id), committed.get(call_id), options))
-        if planned[-1].kept is None:
-            to_call.setdefault(call_id, row)
-    work.planned, work.to_call = planned, to_call
-    work.repeated = len(ledger.unknown & to_call.keys())
-    return work
+    with contextlib.ExitStack() as opened:
+        opened.callback(source.close)
+        with reading(store.path(DATA_ROWS, run.dataset.name, slice_key)):
+            places, ids = _identities(source, requests, only)
+        committed = _committed_answers(store, run.name, slice_key, options)
+        ledger = Ledger(ledger_path)
+        opened.callback(ledger.close)
+        plan = Plan.of(places, ids, committed, EarlierAnswers(ledger.each_outcome()), options.keeps)
+        opened.pop_all()
+    return SliceWork(run, slice_key, store, ledger, source, plan)
 
 
-def _planned(
-    row: DataRow, call_id: str, in_ledger: str | None, committed: tuple[int, str] | None, options: CallOptions
-) -> PlannedRow:
-    """The ledger's answer is newer than the committed one."""
-    at, outcome = committed or (None, "")
-    good_at = at if outcome in GOOD else None
-    if in_ledger is not None:
-        return PlannedRow(row, call_id, None, in_ledger, good_at)
-    if at is not None and options.keeps(outcome):
-        return PlannedRow(row, call_id, at, outcome, good_at)
-    return PlannedRow(row, call_id, None, None, good_at)
+def _identities(source: pq.ParquetFile, requests: FoundryRequests, only: frozenset[str] | None) -> tuple[Numbers, Ids]:
+    """(place in the file, call id) of every row that is planned."""
+    places, ids = array("i"), bytearray()
+    for at, batch in _batches(source):
+        for place, row in enumerate(rows_of(batch), at):
+            if only is None or row.global_key in only:
+                places.append(place)
+                ids += bytes.fromhex(requests.call_id(row))
+    return np.array(places, np.int32), ids_of(ids)
 
 
-def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> dict[str, tuple[int, str]]:
-    """call_id -> (place in the committed `responses`, outcome).
+def _batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(place of the first row, some rows), with the columns in the order asked for."""
+    at = 0
+    for batch in file.iter_batches(PAGE_ROWS, columns=columns):
+        yield at, batch if columns is None else batch.select(columns)
+        at += batch.num_rows
+
+
+def _records(file: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """The file's rows, as tuples of these columns."""
+    for _, batch in _batches(file, columns):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> EarlierAnswers:
+    """The answers in the committed `responses`.
 
     A damaged file is refused, and its rows are asked again only on request: with `refresh`.
     """
     try:
-        table = store.read(RESPONSES, run, slice_key, ["call_id", "outcome"])
+        file = store.open(RESPONSES, run, slice_key)
+        if file is None:
+            return EarlierAnswers()
+        with file, reading(store.path(RESPONSES, run, slice_key)):
+            return EarlierAnswers(_records(file, ["call_id", "outcome"]))
     except StorageError:
         if options.refresh:
-            return {}
+            return EarlierAnswers()
         raise
-    if table is None:
-        return {}
-    pairs = zip(table["call_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
-    return {call_id: (at, outcome) for at, (call_id, outcome) in enumerate(pairs)}
-
-
-def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Counter[str], Counter[str]]:
-    """(outcome -> rows that will be committed with it, error code -> rows whose call ended so now)."""
-    outcomes: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    for planned in work.planned:
-        answer = settled.get(planned.call_id)
-        if answer is not None and answer.error:
-            errors[answer.error] += 1
-        if planned.kept is not None:
-            outcomes[planned.kept] += 1
-        elif answer is not None:
-            outcomes["ok" if answer.outcome not in GOOD and planned.good_at is not None else answer.outcome] += 1
-    return outcomes, errors
 
 
 def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[str], int, str]:
-    """Write `responses`, then take its calls out of the ledger. Gives (outcome -> rows, empty answers, sha256).
+    """Write `responses`. Gives (outcome -> rows, empty answers, sha256).
 
     Where every answer was committed before, for the same rows in the same order, the file stays as it is.
     """
@@ -199,7 +199,6 @@ def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[
         return tally.outcomes, tally.empty, unchanged
     tally = _Tally()
     written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
-    work.ledger.forget(p.call_id for p in work.planned)
     return tally.outcomes, tally.empty, written[RESPONSES.name].sha256
 
 
@@ -208,13 +207,15 @@ class _Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     empty: int = 0
 
-    def add(self, outcome: str, reply: str | None) -> None:
+    def add(self, outcome: str, reply: str | bytes | None) -> None:
         self.outcomes[outcome] += 1
-        if outcome == "ok" and reply is not None and reply.strip() in _EMPTY_REPLIES:
+        if outcome == "ok" and reply is not None and len(reply) <= _EMPTY_MOST and reply.strip() in _EMPTY_REPLIES:
             self.empty += 1
 
 
-_EMPTY_REPLIES = frozenset({"{}", "[]", "{ }", "[ ]"})
+_EMPTY_REPLIES = frozenset(["{}", "[]", "{ }", "[ ]", b"{}", b"[]", b"{ }", b"[ ]"])
+_EMPTY_MOST = 100
+"""A longer reply is not looked at: mebibytes would be copied for nothing."""
 
 
 def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
@@ -223,115 +224,135 @@ def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
     if file is None:
         return None
     with file, reading(work.store.path(RESPONSES, work.run.name, work.slice_key)):
-        same = file.metadata.num_rows == len(work.planned) and all(
-            planned.committed_at == at for at, planned in enumerate(work.planned)
-        )
-        if not same or not _same_rows(file, work.planned):
+        same = file.metadata.num_rows == len(work.plan) and bool(np.all(work.plan.committed_at != NONE))
+        if not same or not _same_rows(file, work):
             return None
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["outcome", "reply"])
-            for outcome, reply in zip(table["outcome"].to_pylist(), table["reply"].to_pylist(), strict=True):
-                tally.add(outcome, reply)
+        for outcome, reply in _records(file, ["outcome", "reply"]):
+            tally.add(outcome, reply)
     return work.store.check_intact(RESPONSES, work.run.name, work.slice_key)
 
 
-def _same_rows(file: pq.ParquetFile, planned: Sequence[PlannedRow]) -> bool:
-    keys = file.read(columns=["global_key", "data_row_id"])
-    ours = [(p.row.global_key, p.row.data_row_id) for p in planned]
-    return ours == list(zip(keys["global_key"].to_pylist(), keys["data_row_id"].to_pylist(), strict=True))
+def _same_rows(file: pq.ParquetFile, work: SliceWork) -> bool:
+    """Whether a file of as many rows has the same ones, with the same requests, in the same order."""
+    keys = ["global_key", "data_row_id"]
+    pairs = zip(_records(file, ["call_id", *keys]), _records(work.source, keys), strict=True)
+    return all(theirs == (work.plan.call_id(number), *ours) for number, (theirs, ours) in enumerate(pairs))
 
 
 def _writer(work: SliceWork, tally: _Tally) -> Write:
     def write(writer: pq.ParquetWriter) -> None:
-        old = _CommittedReplies(work.store, work.run.name, work.slice_key)
         group: list[pa.Table] = []
-        for at in range(0, len(work.planned), CHUNK_ROWS):
-            group.append(_chunk_table(work, work.planned[at : at + CHUNK_ROWS], old, tally))
+        for table in _tables(work, tally):
+            group.append(table)
             if sum(t.nbytes for t in group) >= GROUP_BYTES or sum(t.num_rows for t in group) >= GROUP_ROWS:
                 writer.write_table(pa.concat_tables(group))
                 group = []
-        if group or not work.planned:
+        if group or not len(work.plan):
             writer.write_table(pa.concat_tables(group) if group else RESPONSES.schema.empty_table())
 
     return write
 
 
-def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _CommittedReplies, tally: _Tally) -> pa.Table:
-    answers = work.ledger.answers({p.call_id for p in planned if p.committed_at is None})
-    columns: dict[str, list[Any]] = {name: [] for name in RESPONSES.schema.names}
-    for p in planned:
-        record = _record_of(p, answers, old)
-        record |= {"data_row_id": p.row.data_row_id, "global_key": p.row.global_key, "call_id": p.call_id}
-        tally.add(record["outcome"], record["reply"])
-        for name, values in columns.items():
-            values.append(record[name])
-    return build(RESPONSES, columns)
+def _tables(work: SliceWork, tally: _Tally) -> Iterator[pa.Table]:
+    """The slice's `responses`, a few rows at a time."""
+    old = _CommittedReplies(work.store, work.run.name, work.slice_key)
+    for at, batch in _batches(work.source, ["data_row_id", "global_key"]):
+        keys = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        for numbers in _portions(work, range(at, at + len(keys))):
+            answers = work.ledger.answers(_in_ledger(work.plan, numbers))
+            records = []
+            for number in numbers:
+                result = _result_of(work.plan, number, answers, old)
+                tally.add(result[0], result[_REPLY])
+                records.append((work.plan.call_id(number), *keys[number - at], *result))
+            yield build(RESPONSES, dict(zip(RESPONSES.schema.names, zip(*records, strict=True), strict=True)))
 
 
-def _record_of(p: PlannedRow, answers: Mapping[str, Answer], old: _CommittedReplies) -> dict[str, Any]:
-    if p.committed_at is not None:
-        return old.at(p.committed_at)
-    answer = answers[p.call_id]
-    if answer.outcome not in GOOD and p.good_at is not None:
-        return old.at(p.good_at)
-    return _record(answer)
+def _portions(work: SliceWork, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The rows in portions whose answers may be held at once: a few, and fewer where replies are large."""
+    sizes = work.ledger.reply_sizes(_in_ledger(work.plan, numbers))
+    begin, held = 0, 0
+    for at, number in enumerate(numbers):
+        size = sizes.get(work.plan.call_id(number), 0)
+        if at > begin and (at - begin == CHUNK_ROWS or held + size > GROUP_BYTES):
+            yield numbers[begin:at]
+            begin, held = at, 0
+        held += size
+    yield numbers[begin:]
+
+
+def _in_ledger(plan: Plan, numbers: Sequence[int]) -> set[str]:
+    """The calls of these rows whose answers are in the ledger."""
+    return {plan.call_id(number) for number in numbers if plan.committed_at[number] == NONE}
+
+
+_RESULT = ("outcome", "http_status", "attempts", "sent_at", "latency_ms", "reply", "error", "message")
+"""What a row of `responses` says beside call and keys, in the table's order."""
+_REPLY = _RESULT.index("reply")
+_Result = tuple[Any, ...]
+
+
+def _result_of(plan: Plan, number: int, answers: Mapping[str, Answer], old: _CommittedReplies) -> _Result:
+    if (place := int(plan.committed_at[number])) != NONE:
+        return old.at(place)
+    answer = answers[plan.call_id(number)]
+    if answer.outcome not in GOOD and (place := int(plan.good_at[number])) != NONE:
+        return old.at(place)
+    return _result(answer)
 
 
 def response_of(row: DataRow, answer: Answer) -> dict[str, Any]:
     """The row of `responses` that says what became of a data row."""
-    return {
-        "call_id": answer.call_id,
-        "data_row_id": row.data_row_id,
-        "global_key": row.global_key,
-        **_record(answer),
-    }
+    keys = {"call_id": answer.call_id, "data_row_id": row.data_row_id, "global_key": row.global_key}
+    return keys | dict(zip(_RESULT, _result(answer), strict=True))
 
 
-def _record(answer: Answer) -> dict[str, Any]:
-    return {
-        "outcome": answer.outcome,
-        "http_status": answer.http_status,
-        "attempts": answer.attempts,
-        "sent_at": answer.sent_us,
-        "latency_ms": answer.latency_ms,
-        "reply": None if answer.reply is None else answer.reply.decode("utf-8"),
-        "error": answer.error,
-        "message": answer.message,
-    }
+def _result(answer: Answer) -> _Result:
+    return (
+        answer.outcome,
+        answer.http_status,
+        answer.attempts,
+        answer.sent_us,
+        answer.latency_ms,
+        answer.reply,
+        answer.error,
+        answer.message,
+    )
 
 
-def _answer(call_id: str, record: Mapping[str, Any]) -> Answer:
-    """The inverse of `_record`."""
-    reply, sent_at = record["reply"], record["sent_at"]
+def _answer(call_id: str, result: _Result) -> Answer:
+    """A committed result as an answer."""
+    outcome, http_status, attempts, sent_at, latency_ms, reply, error, message = result
     return Answer(
         call_id,
-        record["outcome"],
-        attempts=record["attempts"],
-        http_status=record["http_status"],
+        outcome,
+        attempts=attempts,
+        http_status=http_status,
         sent_us=None if sent_at is None else int(sent_at.timestamp() * 1_000_000),
-        latency_ms=record["latency_ms"],
+        latency_ms=latency_ms,
         reply=None if reply is None else reply.encode(),
-        error=record["error"],
-        message=record["message"],
+        error=error,
+        message=message,
     )
 
 
 class _CommittedReplies:
-    """Random access to the committed file's rows, one row group held at a time."""
+    """Random access to the committed file's results, one row group held at a time."""
 
     def __init__(self, store: Store, run: str, slice_key: str) -> None:
         self._path = store.path(RESPONSES, run, slice_key)
         self._file = store.open(RESPONSES, run, slice_key)
         self._starts = list(_group_starts(self._file)) if self._file else []
-        self._held: tuple[int, list[dict[str, Any]]] = (-1, [])
+        self._held: tuple[int, list[_Result]] = (NONE, [])
 
-    def at(self, place: int) -> dict[str, Any]:
+    def at(self, place: int) -> _Result:
         assert self._file is not None
-        group = max(i for i, start in enumerate(self._starts) if start <= place)
+        group = bisect_right(self._starts, place) - 1
         if self._held[0] != group:
             with reading(self._path):
-                self._held = (group, self._file.read_row_group(group).to_pylist())
-        return dict(self._held[1][place - self._starts[group]])
+                table = self._file.read_row_group(group, columns=list(_RESULT)).select(_RESULT)
+            self._held = (group, list(zip(*(column.to_pylist() for column in table.columns), strict=True)))
+        return self._held[1][place - self._starts[group]]
 
 
 def _group_starts(file: pq.ParquetFile) -> Iterator[int]:

@@ -6,6 +6,7 @@ the body is, whatever its Content-Type claims.
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import html
 import json
@@ -164,14 +165,29 @@ def decode_text(body: bytes, headers: Mapping[str, str]) -> str:
 
     Raises UnicodeError where it is not, or holds what UTF-8 cannot.
     """
-    found = re.search(r"charset=\"?([\w.:-]+)", headers.get("content-type", ""), re.I)
-    charset = found.group(1) if found else "utf-8"
+    charset = _charset(headers)
+    if charset == "utf-8":
+        return body.decode("utf-8-sig")
     try:
-        text = body.decode("utf-8-sig" if charset.lower() in ("utf-8", "utf8") else charset)
+        text = body.decode(charset)
     except LookupError:
         text = body.decode("utf-8-sig")
     text.encode()
     return text
+
+
+def kept_as(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """A body that `judge` keeps, in UTF-8 without its mark: as a rule, the body as it came."""
+    if _charset(headers) == "utf-8":
+        return body.removeprefix(codecs.BOM_UTF8)
+    return decode_text(body, headers).encode()
+
+
+def _charset(headers: Mapping[str, str]) -> str:
+    content_type = headers.get("content-type", "").lower()
+    found = re.search(r"charset=\"?([\w.:-]+)", content_type) if "charset" in content_type else None
+    charset = found.group(1) if found else "utf-8"
+    return "utf-8" if charset == "utf8" else charset
 
 
 def asked_wait_s(headers: Mapping[str, str], body: bytes = b"") -> float | None:

@@ -149,12 +149,15 @@ def forbidden_host(manifest: Manifest, settings: Settings) -> str | None:
 
     The manifest says which variable is sent where; `secret_hosts` of `foundry.yaml` is the deployment's word on it.
     """
+    limited = [name for name in secret_names(manifest) if name in settings.secret_hosts]
+    if not limited:
+        return None
     url = httpx.URL(manifest.inference_endpoint)
     host = f"[{url.host}]" if ":" in url.host else url.host
     names = {host, f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"}
-    for name in secret_names(manifest):
-        allowed = settings.secret_hosts.get(name)
-        if allowed is not None and names.isdisjoint(allowed):
+    for name in limited:
+        allowed = settings.secret_hosts[name]
+        if names.isdisjoint(allowed):
             return f"foundry.yaml lets the secret {name} go to {', '.join(allowed)} only; the endpoint is on {url.host}"
     return None
 

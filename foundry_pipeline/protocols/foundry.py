@@ -22,8 +22,8 @@ from foundry_pipeline.rows.media import UPRIGHT_TRANSFORM, needs_turning
 Part = dict[str, str]
 Turn = dict[str, object]
 
-_HERE = "\x00image\x00"
-"""Stands for the picture while the rest of the body is rendered; JSON escapes NUL, so no text can hold it."""
+_HERE = "\x00here\x00"
+"""Stands for the content while the rest of the body is rendered; JSON escapes NUL, so no text can hold it."""
 
 
 class FoundryRequests:
@@ -44,7 +44,8 @@ class FoundryRequests:
         if run.model.max_tokens is not None:
             self._beside["max_tokens"] = run.model.max_tokens
         self._identity = hashlib.sha256(self._run_identity(run))
-        self._around_image = self._split_at_image()
+        self._around_image = self._split_at("image")
+        self._around_text = self._split_at("text")
 
     def call_id(self, row: DataRow) -> str:
         """sha256, hexadecimal, over endpoint, protocol, version, parameters, ontology, prompt and the row's content.
@@ -66,11 +67,12 @@ class FoundryRequests:
     def image_body(self, image: bytes) -> bytes:
         """The request for a picture, given the bytes to send."""
         before, after = self._around_image
-        return b"".join((before, binascii.b2a_base64(image, newline=False), after))
+        return b"".join((before, b'"', binascii.b2a_base64(image, newline=False), b'"', after))
 
     def text_body(self, text: str) -> bytes:
         """The request for a text or an HTML page."""
-        return self._render([{"role": "user", "parts": [{"text": text}]}])
+        before, after = self._around_text
+        return b"".join((before, _json(text), after))
 
     def conversation_body(self, text: str) -> bytes:
         """The request for the platform's conversation JSON: one turn a message, in order.
@@ -92,11 +94,11 @@ class FoundryRequests:
 
     def _render(self, turns: Sequence[Turn]) -> bytes:
         body = {"prompt": [*self._system, *turns], **self._beside}
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="surrogatepass")
+        return _json(body)
 
-    def _split_at_image(self) -> tuple[bytes, bytes]:
-        rendered = self._render([{"role": "user", "parts": [{"image": _HERE}]}])
-        before, after = rendered.split(json.dumps(_HERE)[1:-1].encode())
+    def _split_at(self, part: str) -> tuple[bytes, bytes]:
+        """What stands around the content of a request that is one part."""
+        before, after = self._render([{"role": "user", "parts": [{part: _HERE}]}]).split(_json(_HERE))
         return before, after
 
 
@@ -107,6 +109,10 @@ def conversation_turns(messages: Sequence[Message]) -> list[Turn]:
         {"role": "user" if message.user_id == first else "assistant", "parts": [{"text": message.content}]}
         for message in messages
     ]
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="surrogatepass")
 
 
 def _canonical(value: object) -> bytes:

@@ -165,10 +165,10 @@ class ContentReader:
         """
         if row.media_type not in TEXT_LIKE:
             raise RowUnavailable("row_not_media", f"a data row of media type {shown(row.media_type)} has no text")
-        content = await self.read(row)
         if locate(row.row_data, row.media_type, self.files)[0] is Kind.INLINE:
+            _inline(row, self._settings.max_row_bytes)
             return row.row_data
-        return decode_text(content.data, self._encoding)
+        return decode_text((await self.read(row)).data, self._encoding)
 
     async def close(self) -> None:
         """Close connections. The reader can be used again: it opens new ones."""
@@ -242,18 +242,24 @@ class RowReader:
 
 def inline_content(text: str, media_type: str, max_bytes: int) -> Content:
     """The content of a text that stands in the row itself: its UTF-8 bytes. Raises RowUnavailable as `read` does."""
+    data = _utf8(text, max_bytes)
+    return _content(data, inspect_text(text, media_type))
+
+
+def _inline(row: DataRow, max_bytes: int) -> Content:
+    if row.content_sha256 and row.mime_type:
+        return _as_recorded(row, _utf8(row.row_data, max_bytes), "the row's text")
+    return inline_content(row.row_data, row.media_type, max_bytes)
+
+
+def _utf8(text: str, max_bytes: int) -> bytes:
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as err:
         raise RowUnavailable("row_encoding", f"a lone surrogate at character {err.start}") from None
     if len(data) > max_bytes:
         raise RowUnavailable("row_too_large", f"the text is over max_row_bytes = {max_bytes:,} bytes")
-    return _content(data, inspect_text(text, media_type))
-
-
-def _inline(row: DataRow, max_bytes: int) -> Content:
-    content = inline_content(row.row_data, row.media_type, max_bytes)
-    return _as_recorded(row, content.data, "the row's text") if row.content_sha256 and row.mime_type else content
+    return data
 
 
 def _content(data: bytes, facts: Facts) -> Content:
