@@ -91,6 +91,7 @@ class Materializer:
             if annotations and not _done(results, annotations[0]):
                 summary.note(self.crew.run([Task(run.name, _paths(annotations))], gauge), "annotations")
         summary.calls, summary.reused, summary.repeated = gauge.calls, gauge.reused, gauge.repeated
+        summary.totals, summary.cost = gauge.totals, gauge.cost
         return summary
 
     def _rows(self, run: Run, known: Sequence[str]) -> int:

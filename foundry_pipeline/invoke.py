@@ -13,20 +13,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
+from foundry_pipeline.calls.budget import Budget, Spent, SpentFile
 from foundry_pipeline.calls.caller import Caller, CallRules
 from foundry_pipeline.calls.client import ModelClient, warm_up
+from foundry_pipeline.calls.clock import clock_time
 from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
-from foundry_pipeline.calls.ledger import Answer, Lease
+from foundry_pipeline.calls.ledger import Answer, Lease, requests_in
 from foundry_pipeline.calls.rate import Rate
-from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
+from foundry_pipeline.calls.reports import Progress, SliceReport, Speedometer, not_begun, report_calls, tallied
+from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, plan_slice, tally_calls
 from foundry_pipeline.calls.stop import Stop
+from foundry_pipeline.calls.tally import Tally
 from foundry_pipeline.config.secrets import auth_headers, scrubber
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
@@ -36,7 +40,7 @@ from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rows.content import ContentReader
 from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS, TEXTS
+from foundry_pipeline.tables import DATA_ROWS, RESPONSES, TEXTS
 
 __all__ = ["CallOptions", "Invoker", "Progress", "SliceReport"]
 
@@ -45,53 +49,7 @@ LEASE_PATIENCE_S = 600.0
 DRAIN_S = 10.0
 REFUSED_PATIENCE_S = 60.0
 """Where nobody listens, no model is loading either."""
-EXAMPLES = 20
 TransportFactory = Callable[[], httpx.AsyncBaseTransport]
-
-
-@dataclass(frozen=True, slots=True)
-class SliceReport:
-    """What became of one slice. Counts are data rows unless said otherwise; `failure` is None where it is committed."""
-
-    slice_key: str
-    rows: int = 0
-    ok: int = 0
-    empty: int = 0
-    """Of `ok`: answers that say "nothing found"."""
-    failed: int = 0
-    rejected_by_model: int = 0
-    not_sent: int = 0
-    calls: int = 0
-    """Requests sent now, retries included."""
-    reused: int = 0
-    """Rows whose good answer was already there: no request."""
-    repeated: int = 0
-    """Calls whose outcome an earlier process never learned (killed in flight), sent again."""
-    latency_ms: Mapping[str, float] = field(default_factory=dict)
-    """p50, p95, p99 and max of the answers that came now."""
-    rate_per_s: float = 0.0
-    """Requests a second, as sent now."""
-    seconds: float = 0.0
-    errors: Mapping[str, int] = field(default_factory=dict)
-    """Error code -> rows."""
-    examples: Sequence[tuple[str, str, str]] = ()
-    """(global key, code, message) of the first failed rows, at most 20."""
-    failure: str | None = None
-    data_version: str | None = None
-    """sha256 of the committed file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A moment of a run, for bars and logs. Rows done include reused ones; `note` says what is being waited for."""
-
-    run: str
-    rows: int
-    done: int
-    failed: int
-    calls: int
-    rate_per_s: float
-    note: str = ""
 
 
 class Invoker:
@@ -126,10 +84,9 @@ class Invoker:
         auth_headers(run.model, environ, settings)
         self._transport = transport
         self._requests = FoundryRequests(run)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {run.name}", daemon=True)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
+        self._errors = Counter[str]()
         self._slices: set[asyncio.Task[None]] = set()
         self._driving: ThreadFuture[None] | None = None
 
@@ -142,6 +99,14 @@ class Invoker:
             self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
         except OSError as err:
             raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
+        try:
+            self._budget = _budget(self._run, self._store, self._ledger)
+        except StorageError:
+            self._state.close()
+            raise
+        self._loop = asyncio.new_event_loop()
+        name = f"calls of {self._run.name}"
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
@@ -152,6 +117,8 @@ class Invoker:
         self._thread.join()
         self._loop.close()
         self._state.close()
+        if self._budget is not None:
+            self._budget.close()
 
     def invoke(
         self,
@@ -164,17 +131,18 @@ class Invoker:
         `on_progress` is called in the caller's thread, a few times a second.
         """
         total = sum(self._rows_in(key) for key in slice_keys)
-        began = time.monotonic()
+        speed = Speedometer()
         self._done.clear()
+        self._errors.clear()
         self._driving = asyncio.run_coroutine_threadsafe(self._drive(list(slice_keys), options), self._loop)
         self._driving.add_done_callback(lambda _: self._reports.put(None))
         while True:
             try:
                 report = self._reports.get(timeout=0.25)
             except queue.Empty:
-                on_progress(self._progress(total, began))
+                on_progress(self._progress(total, speed))
                 continue
-            on_progress(self._progress(total, began))
+            on_progress(self._progress(total, speed))
             if report is None:
                 self._driving.result()
                 return
@@ -223,6 +191,7 @@ class Invoker:
             ),
             credentials=lambda: auth_headers(self._run.model, self._environ, self._settings),
             scrub=self._scrub,
+            budget=self._budget,
         )
 
     async def _shut(self) -> None:
@@ -255,14 +224,16 @@ class Invoker:
     async def _slice(self, slice_key: str, options: CallOptions, begun: asyncio.Event) -> None:
         began = time.monotonic()
         try:
-            if self._caller.stopped:
+            if self._caller.stopped and not self._may_be_done(slice_key, options):
                 raise self._caller.stopped
             lease = await self._lease(slice_key, begun)
             try:
                 report = await self._call_and_commit(slice_key, options, begun, began)
             finally:
                 lease.release()
-        except (SliceBusy, EndpointStopped, StorageError, OSError) as err:
+        except EndpointStopped as err:
+            report = not_begun(slice_key, self._rows_in(slice_key), err)
+        except (SliceBusy, StorageError, OSError) as err:
             report = SliceReport(slice_key, seconds=time.monotonic() - began, failure=str(err))
         finally:
             begun.set()
@@ -316,7 +287,7 @@ class Invoker:
             lease.release()
 
     async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
-        path = self._ledger / self._run.name / f"{slice_key}.sqlite"
+        path = self._ledger_path(slice_key)
         return await asyncio.to_thread(
             plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
         )
@@ -337,9 +308,12 @@ class Invoker:
     def _count(self, settled: asyncio.Future[Answer], rows: int) -> None:
         if settled.cancelled() or settled.exception() is not None:
             return
+        answer = settled.result()
         self._done["rows"] += rows
-        if settled.result().outcome == "failed":
-            self._done["failed"] += rows
+        self._done["called"] += rows
+        self._done["failed"] += rows if answer.outcome == "failed" else 0
+        if answer.error:
+            self._errors[answer.error] += rows
 
     def _conclude(
         self, work: SliceWork, tasks: Sequence[Task], results: Sequence[Answer | BaseException], began: float
@@ -351,40 +325,40 @@ class Invoker:
         if unexpected:
             work.ledger.close()
             raise unexpected[0]
-        report = _report(work, tasks, settled, time.monotonic() - began)
-        failure = str(errors[0]) if errors else self._too_many_failed(work, settled)
+        stop = next((e for e in errors if isinstance(e, EndpointStopped)), None)
+        tally = tally_calls(work, settled, {t.call_id: t.sends for t in tasks}, stop.code if stop else "storage")
+        report = self._report(work, tasks, settled, time.monotonic() - began)
+        failure = str(errors[0]) if errors else self._too_many_failed(tally)
         if failure is not None:
             work.ledger.close()
-            return replace(report, failure=f"{failure} ({_kept(work, settled)})")
+            report = replace(report, failure=f"{failure} ({_kept(work, settled)})", stop=str(stop) if stop else None)
+            return tallied(report, tally)
         try:
-            outcomes, empty, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
+            tally, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
         except (StorageError, OSError) as err:
             work.ledger.close()
-            return replace(report, failure=f"{err} ({_kept(work, settled)})")
+            return tallied(replace(report, failure=f"{err} ({_kept(work, settled)})"), tally)
         if work.ledger.is_empty():
             work.ledger.remove()
         else:
             work.ledger.close()
-        return replace(
-            report,
-            ok=outcomes["ok"],
-            empty=empty,
-            failed=outcomes["failed"],
-            rejected_by_model=outcomes["rejected_by_model"],
-            not_sent=outcomes["not_sent"],
-            data_version=sha256,
-        )
+        return tallied(replace(report, data_version=sha256), tally)
 
-    def _too_many_failed(self, work: SliceWork, settled: Mapping[str, Answer]) -> str | None:
-        outcomes, errors = outcome_counts(work, settled)
-        allowed = self._run.max_failed_share
-        share = outcomes["failed"] / len(work.planned) if work.planned else 0.0
+    def _report(
+        self, work: SliceWork, tasks: Sequence[Task], settled: Mapping[str, Answer], seconds: float
+    ) -> SliceReport:
+        cost = None if self._budget is None else self._budget.cost()
+        return replace(report_calls(work, tasks, settled, seconds), allowed_per_s=self._rate.view().per_s, cost=cost)
+
+    def _too_many_failed(self, tally: Tally) -> str | None:
+        rows, failed, allowed = tally.outcomes.total(), tally.outcomes["failed"], self._run.max_failed_share
+        share = failed / rows if rows else 0.0
         if share <= allowed:
             return None
-        codes = ", ".join(f"{code}: {count}" for code, count in errors.most_common(5))
+        codes = ", ".join(f"{code}: {count}" for code, count in tally.codes.most_common(5))
         return (
-            f"{outcomes['failed']} of {len(work.planned)} rows failed ({share:.1%}, max_failed_share is "
-            f"{allowed:.1%}): {codes}; the slice's older tables stay, run again to ask only those rows"
+            f"{failed} of {rows} rows failed ({share:.1%}, max_failed_share is {allowed:.1%}): {codes}; the slice's "
+            "older tables stay, run again to ask only those rows"
         )
 
     async def _body_of(self, row: DataRow) -> bytes:
@@ -410,12 +384,53 @@ class Invoker:
             rows: int = file.metadata.num_rows
             return rows
 
-    def _progress(self, total: int, began: float) -> Progress:
-        calls = self._caller.tally.calls
-        held_s = self._rate.view().held_s
-        note = f"held by the endpoint for {held_s:.0f} s" if held_s > 1 else _waiting_note(self._caller.waiting_for)
-        seconds = max(time.monotonic() - began, 1e-9)
-        return Progress(self._run.name, total, self._done["rows"], self._done["failed"], calls, calls / seconds, note)
+    def _may_be_done(self, slice_key: str, options: CallOptions) -> bool:
+        """After a stop: a slice that has its answers is committed all the same, and one that has some is counted."""
+        cancelled = isinstance(self._caller.stopped, EndpointStopped) and self._caller.stopped.code == "cancelled"
+        if cancelled or options.refresh:
+            return False
+        committed = self._store.open(RESPONSES, self._run.name, slice_key)
+        if committed is not None:
+            committed.close()
+        return committed is not None or self._ledger_path(slice_key).exists()
+
+    def _ledger_path(self, slice_key: str) -> Path:
+        return self._ledger / self._run.name / f"{slice_key}.sqlite"
+
+    def _progress(self, total: int, speed: Speedometer) -> Progress:
+        calls, view = self._caller.tally.calls, self._rate.view()
+        rate_per_s, rows_per_s = speed.read(calls, self._done["called"])
+        left = total - self._done["rows"]
+        open_for_s = self._breaker.open_for_s()
+        going = rows_per_s > 0 and open_for_s is None and self._caller.stopped is None
+        return Progress(
+            self._run.name,
+            total,
+            self._done["rows"],
+            self._done["failed"],
+            calls,
+            rate_per_s,
+            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller.waiting_for),
+            allowed_per_s=view.per_s,
+            errors=dict(self._errors.most_common()),
+            left_s=left / rows_per_s + view.held_s if going else None,
+            cost=None if self._budget is None else self._budget.cost(),
+        )
+
+
+def _budget(run: Run, store: Store, ledger: Path) -> Budget | None:
+    """The run's count of what is spent; None where its model has no price."""
+    price = run.model.cost_per_call
+    if price is None:
+        return None
+
+    def recorded() -> Spent:
+        calls = requests_in(ledger / run.name)
+        for _, table in store.read_all(RESPONSES, run.name, ["attempts"]):
+            calls += sum(table["attempts"].to_pylist())
+        return Spent(calls, calls * price.billionths)
+
+    return Budget(SpentFile(ledger / "spent" / run.name, recorded), price, run.budget, run.file)
 
 
 def _check_supported(run: Run, ledger: str) -> None:
@@ -444,51 +459,16 @@ def _rules(run: Run, settings: Settings) -> CallRules:
     )
 
 
-def _report(work: SliceWork, tasks: Sequence[Task], settled: Mapping[str, Answer], seconds: float) -> SliceReport:
-    """What the calls brought, before the commit. A row whose call was stopped counts as not sent."""
-    outcomes, errors = outcome_counts(work, settled)
-    calls = sum(task.sends for task in tasks)
-    return SliceReport(
-        work.slice_key,
-        rows=len(work.planned),
-        ok=outcomes["ok"],
-        failed=outcomes["failed"],
-        rejected_by_model=outcomes["rejected_by_model"],
-        not_sent=len(work.planned) - outcomes.total() + outcomes["not_sent"],
-        calls=calls,
-        reused=work.reused,
-        repeated=work.repeated,
-        latency_ms=_percentiles([a.latency_ms for a in settled.values() if a.outcome == "ok" and a.latency_ms]),
-        rate_per_s=calls / max(seconds, 1e-9),
-        seconds=seconds,
-        errors=dict(errors.most_common()),
-        examples=_examples(work, settled),
-    )
-
-
-def _examples(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[tuple[str, str, str], ...]:
-    found = []
-    for planned in work.planned:
-        answer = settled.get(planned.call_id)
-        if answer is not None and answer.error is not None:
-            found.append((planned.row.global_key, answer.error, answer.message or ""))
-        if len(found) == EXAMPLES:
-            break
-    return tuple(found)
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    ordered = sorted(values)
-    places = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-    return {name: round(ordered[min(len(ordered) - 1, int(len(ordered) * q))], 3) for name, q in places.items()}
-
-
 def _kept(work: SliceWork, settled: Mapping[str, Answer]) -> str:
     good = sum(1 for answer in settled.values() if answer.outcome in ("ok", "rejected_by_model"))
     return f"{good + work.reused} of {len(work.planned)} rows have their answer, kept in the ledger and not asked again"
 
 
-def _waiting_note(waiting_for: str) -> str:
+def _note(held_s: float, open_for_s: float | None, waiting_for: str) -> str:
+    """What keeps requests from going, for people; empty where nothing does."""
+    if held_s > 1:
+        return f"held by the endpoint until {clock_time(time.time() + held_s)}"
+    if open_for_s is not None:
+        since = clock_time(time.time() - open_for_s)
+        return f"paused since {since}: {waiting_for or 'it was down when last asked'}"
     return f"waiting for the endpoint: {waiting_for}" if waiting_for else ""

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundry_pipeline.calls.ledger import Answer, Ledger
+from foundry_pipeline.calls.tally import Tally, Unanswered
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
@@ -80,7 +81,8 @@ class SliceWork:
     planned: Sequence[PlannedRow] = ()
     to_call: Mapping[str, DataRow] = field(default_factory=dict)
     """call_id -> the first row that needs it; rows with the same request share one call."""
-    repeated: int = 0
+    unknown: frozenset[str] = frozenset()
+    """Of `to_call`: calls that an earlier process sent, or was about to send, without learning the outcome."""
 
     @property
     def rows_sharing(self) -> Counter[str]:
@@ -140,7 +142,7 @@ def plan_slice(
         if planned[-1].kept is None:
             to_call.setdefault(call_id, row)
     work.planned, work.to_call = planned, to_call
-    work.repeated = len(ledger.unknown & to_call.keys())
+    work.unknown = ledger.unknown & to_call.keys()
     return work
 
 
@@ -174,50 +176,46 @@ def _committed_answers(store: Store, run: str, slice_key: str, options: CallOpti
     return {call_id: (at, outcome) for at, (call_id, outcome) in enumerate(pairs)}
 
 
-def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Counter[str], Counter[str]]:
-    """(outcome -> rows that will be committed with it, error code -> rows whose call ended so now)."""
-    outcomes: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
+def tally_calls(work: SliceWork, settled: Mapping[str, Answer], sends: Mapping[str, int], stop: str) -> Tally:
+    """The slice's rows before the commit. `sends` is call_id -> requests; `stop` is the code for calls that were not
+    settled, since nothing more is sent."""
+    tally = Tally()
     for planned in work.planned:
         answer = settled.get(planned.call_id)
-        if answer is not None and answer.error:
-            errors[answer.error] += 1
         if planned.kept is not None:
-            outcomes[planned.kept] += 1
-        elif answer is not None:
-            outcomes["ok" if answer.outcome not in GOOD and planned.good_at is not None else answer.outcome] += 1
-    return outcomes, errors
+            tally.add_known(planned.kept)
+        elif answer is None:
+            tally.add(_unanswered(planned, Answer(planned.call_id, "not_sent", error=stop), sends))
+        elif answer.outcome == "ok":
+            tally.add_known("ok")
+        elif answer.outcome not in GOOD and planned.good_at is not None:
+            tally.add_known("ok")
+            tally.add_older(_unanswered(planned, answer, sends))
+        else:
+            tally.add(_unanswered(planned, answer, sends))
+    return tally
 
 
-def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[str], int, str]:
-    """Write `responses`, then take its calls out of the ledger. Gives (outcome -> rows, empty answers, sha256).
+def _unanswered(planned: PlannedRow, answer: Answer, sends: Mapping[str, int]) -> Unanswered:
+    key, attempts = planned.row.global_key, answer.attempts or sends.get(planned.call_id, 0)
+    return Unanswered(key, answer.outcome, answer.error or "", answer.http_status, attempts, answer.message or "")
+
+
+def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Tally, str]:
+    """Write `responses`, then take its calls out of the ledger. Gives what the file holds, and its sha256.
 
     Where every answer was committed before, for the same rows in the same order, the file stays as it is.
     """
-    tally = _Tally()
+    tally = Tally()
     if unchanged := _unchanged(work, tally):
-        return tally.outcomes, tally.empty, unchanged
-    tally = _Tally()
+        return tally, unchanged
+    tally = Tally()
     written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
     work.ledger.forget(p.call_id for p in work.planned)
-    return tally.outcomes, tally.empty, written[RESPONSES.name].sha256
+    return tally, written[RESPONSES.name].sha256
 
 
-@dataclass(slots=True)
-class _Tally:
-    outcomes: Counter[str] = field(default_factory=Counter)
-    empty: int = 0
-
-    def add(self, outcome: str, reply: str | None) -> None:
-        self.outcomes[outcome] += 1
-        if outcome == "ok" and reply is not None and reply.strip() in _EMPTY_REPLIES:
-            self.empty += 1
-
-
-_EMPTY_REPLIES = frozenset({"{}", "[]", "{ }", "[ ]"})
-
-
-def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
+def _unchanged(work: SliceWork, tally: Tally) -> str | None:
     """The committed file's sha256 where it already says exactly this."""
     file = work.store.open(RESPONSES, work.run.name, work.slice_key)
     if file is None:
@@ -229,9 +227,8 @@ def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
         if not same or not _same_rows(file, work.planned):
             return None
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["outcome", "reply"])
-            for outcome, reply in zip(table["outcome"].to_pylist(), table["reply"].to_pylist(), strict=True):
-                tally.add(outcome, reply)
+            for record in file.read_row_group(group, columns=_TALLIED).to_pylist():
+                tally.add_record(record)
     return work.store.check_intact(RESPONSES, work.run.name, work.slice_key)
 
 
@@ -241,7 +238,10 @@ def _same_rows(file: pq.ParquetFile, planned: Sequence[PlannedRow]) -> bool:
     return ours == list(zip(keys["global_key"].to_pylist(), keys["data_row_id"].to_pylist(), strict=True))
 
 
-def _writer(work: SliceWork, tally: _Tally) -> Write:
+_TALLIED = ["global_key", "outcome", "reply", "error", "http_status", "attempts", "message"]
+
+
+def _writer(work: SliceWork, tally: Tally) -> Write:
     def write(writer: pq.ParquetWriter) -> None:
         old = _CommittedReplies(work.store, work.run.name, work.slice_key)
         group: list[pa.Table] = []
@@ -256,13 +256,15 @@ def _writer(work: SliceWork, tally: _Tally) -> Write:
     return write
 
 
-def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _CommittedReplies, tally: _Tally) -> pa.Table:
+def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _CommittedReplies, tally: Tally) -> pa.Table:
     answers = work.ledger.answers({p.call_id for p in planned if p.committed_at is None})
     columns: dict[str, list[Any]] = {name: [] for name in RESPONSES.schema.names}
     for p in planned:
         record = _record_of(p, answers, old)
         record |= {"data_row_id": p.row.data_row_id, "global_key": p.row.global_key, "call_id": p.call_id}
-        tally.add(record["outcome"], record["reply"])
+        tally.add_record(record)
+        if _older_stays(p, answers):
+            tally.add_older(_unanswered(p, answers[p.call_id], {}))
         for name, values in columns.items():
             values.append(record[name])
     return build(RESPONSES, columns)
@@ -271,10 +273,15 @@ def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _Committed
 def _record_of(p: PlannedRow, answers: Mapping[str, Answer], old: _CommittedReplies) -> dict[str, Any]:
     if p.committed_at is not None:
         return old.at(p.committed_at)
-    answer = answers[p.call_id]
-    if answer.outcome not in GOOD and p.good_at is not None:
+    if _older_stays(p, answers):
+        assert p.good_at is not None
         return old.at(p.good_at)
-    return _record(answer)
+    return _record(answers[p.call_id])
+
+
+def _older_stays(p: PlannedRow, answers: Mapping[str, Answer]) -> bool:
+    """True where the row's new call failed, and it has a good answer from before."""
+    return p.committed_at is None and p.good_at is not None and answers[p.call_id].outcome not in GOOD
 
 
 def _record(answer: Answer) -> dict[str, Any]:
