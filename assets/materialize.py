@@ -9,7 +9,7 @@ import signal
 import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TextIO
 
@@ -108,7 +108,7 @@ class Materializer:
 
     @contextmanager
     def _gauge(self, name: str, total: int | None = None) -> Iterator[Gauge]:
-        with closing(display_for(name, self.err)) as display:
+        with display_for(name, self.err) as display:
             yield Gauge(display, total)
 
     def _print(self, lines: Iterable[str]) -> None:

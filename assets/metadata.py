@@ -10,6 +10,7 @@ from assets.descriptions import markdown_table
 from assets.partitions import spans
 from assets.unanswered import repeated_metadata, unanswered_metadata
 from foundry_pipeline.calls.budget import Cost
+from foundry_pipeline.config.money import Money
 from foundry_pipeline.home import Run
 from foundry_pipeline.invoke import SliceReport
 from foundry_pipeline.predictions import DecodeReport
@@ -70,6 +71,7 @@ def responses_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
         "rejected_by_model": report.rejected_by_model,
         "not_sent": report.not_sent,
         **({"older_answer_stays": report.older_stays} if report.older_stays else {}),
+        **unanswered_metadata([report]),
         "calls": report.calls,
         "reused": report.reused,
         **repeated_metadata([report]),
@@ -78,7 +80,6 @@ def responses_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
         "allowed_per_second": round(report.allowed_per_s, 3),
         "seconds": round(report.seconds, 3),
         **{f"latency_ms_{name}": value for name, value in report.latency_ms.items()},
-        **unanswered_metadata([report]),
     }
 
 
@@ -108,10 +109,10 @@ def failure_metadata(run: Run, failed: Sequence[SliceReport]) -> dict[str, Any]:
         "failed": sum(report.failed for report in failed),
         "rejected_by_model": sum(report.rejected_by_model for report in failed),
         "not_sent": sum(report.not_sent for report in failed),
+        **unanswered_metadata(failed),
         "calls": sum(report.calls for report in failed),
         **repeated_metadata(failed),
         **_spent_metadata(run, [report.cost for report in failed if report.cost is not None]),
-        **unanswered_metadata(failed),
     }
 
 
@@ -120,9 +121,12 @@ def price_metadata(run: Run) -> dict[str, Any]:
     price = run.model.cost_per_call
     if price is None:
         return {}
+    return {"cost_per_call": float(price.amount), **_budget_metadata(run, price)}
+
+
+def _budget_metadata(run: Run, price: Money) -> dict[str, Any]:
     currency = price.currency or (run.budget.currency if run.budget is not None else "")
     return {
-        "cost_per_call": float(price.amount),
         **({"budget": float(run.budget.amount)} if run.budget is not None else {}),
         **({"currency": currency} if currency else {}),
     }
@@ -136,10 +140,11 @@ def _cost_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
 
 
 def _spent_metadata(run: Run, costs: Sequence[Cost]) -> dict[str, Any]:
-    if not costs:
+    price = run.model.cost_per_call
+    if price is None or not costs:
         return {}
     spent = max(costs, key=lambda cost: cost.calls).spent
-    return {"spent": float(spent.amount), **price_metadata(run)}
+    return {"spent": float(spent.amount), **_budget_metadata(run, price)}
 
 
 def _problems(report: DatasetReport) -> str:

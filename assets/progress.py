@@ -1,8 +1,10 @@
 """How far a run is, for people: a bar on a terminal, a line now and then elsewhere. To standard error."""
 
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TextIO
 
@@ -14,6 +16,9 @@ from assets.work import Decoded, News, Task
 from foundry_pipeline.calls.budget import Cost
 from foundry_pipeline.invoke import Progress, SliceReport
 from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress
+
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} rows [{elapsed}<{remaining}{postfix}]"
+"""tqdm's own, without a rate: requests a second are among the words."""
 
 
 class Display(Protocol):
@@ -30,10 +35,10 @@ class Display(Protocol):
 
 
 class Bar:
-    """A tqdm bar, with its rate and the time that is left."""
+    """A tqdm bar, with the time that is left."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
-        self._bar = tqdm(desc=name, unit=" rows", file=stream, dynamic_ncols=True, smoothing=0.1, leave=True)
+        self._bar = tqdm(desc=name, file=stream, dynamic_ncols=True, smoothing=0.1, leave=True, bar_format=BAR)
 
     def show(self, done: int, total: int | None, words: str) -> None:
         """Move the bar."""
@@ -85,9 +90,26 @@ class Lines:
         return time_left(passed_s / (done - self._last_done) * (total - done))
 
 
-def display_for(name: str, stream: TextIO) -> Display:
+@contextmanager
+def display_for(name: str, stream: TextIO) -> Iterator[Display]:
     """A bar where `stream` is a terminal, else lines."""
-    return Bar(name, stream) if stream.isatty() else Lines(name, stream)
+    with _past_dagster(stream) as own, closing(Bar(name, own) if own.isatty() else Lines(name, own)) as display:
+        yield display
+
+
+@contextmanager
+def _past_dagster(stream: TextIO) -> Iterator[TextIO]:
+    """The stream by a descriptor of its own.
+
+    While Dagster executes, it takes over the usual ones for its logs: no terminal, and a bar would fill them.
+    """
+    try:
+        descriptor = os.dup(stream.fileno())
+    except OSError:  # a stream in memory has none
+        yield stream
+        return
+    with os.fdopen(descriptor, "w", encoding=stream.encoding, errors="backslashreplace") as own:
+        yield own
 
 
 @dataclass(slots=True)

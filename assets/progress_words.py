@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from foundry_pipeline.invoke import Progress
 
@@ -19,18 +19,21 @@ def time_left(seconds: float) -> str:
 
 
 def progress_words(progress: Progress) -> str:
-    """What failed and why, how fast it goes and may go, what it has cost, what is waited for."""
-    limit = progress.allowed_per_s
-    rate = f"{progress.rate_per_s:.1f}" + (f" of {_short(limit)}" if limit is not None else "") + " requests/s"
-    cost = [str(progress.cost)] if progress.cost is not None else []
-    note = [progress.note] if progress.note else []
-    return ", ".join([f"{progress.failed:,} failed{_codes(progress.errors)}", rate, *cost, *note])
+    """What is waited for, how fast it goes and may go, what it has cost, what failed and why: a narrow terminal cuts
+    off the end."""
+    limit = f" of {_short(progress.allowed_per_s)}" if progress.allowed_per_s is not None else ""
+    cost = "" if progress.cost is None else str(progress.cost)
+    words = (progress.note, f"{progress.rate_per_s:.1f}{limit} requests/s", cost, _trouble(progress))
+    return ", ".join(word for word in words if word)
 
 
-def _codes(errors: Mapping[str, int]) -> str:
-    """The most frequent of them. They count refused and unreadable rows, too."""
-    most = Counter(errors).most_common(CODES_NAMED)
-    return f" ({', '.join(f'{code} {count:,}' for code, count in most)})" if most else ""
+def _trouble(progress: Progress) -> str:
+    """The codes count refused and unreadable rows beside failed ones, and so does their sum."""
+    errors = Counter(progress.errors)
+    if not errors:
+        return f"{progress.failed:,} failed"
+    most = ", ".join(f"{code} {count:,}" for code, count in errors.most_common(CODES_NAMED))
+    return f"{errors.total():,} without an answer ({most})"
 
 
 def _short(number: float) -> str:
@@ -67,5 +70,6 @@ class LogPace:
 
 
 def _kind_of_wait(note: str) -> str:
-    """`held`, `paused`, `waiting`, or nothing: a note without its times and reasons."""
-    return note.partition(" ")[0]
+    """`held`, `paused`, or nothing: a note without its times and reasons. That some row is retried is no news."""
+    word = note.partition(" ")[0]
+    return word if word in ("held", "paused") else ""

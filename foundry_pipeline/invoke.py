@@ -402,7 +402,7 @@ class Invoker:
         rate_per_s, rows_per_s = speed.read(calls, self._done["called"])
         left = total - self._done["rows"]
         open_for_s = self._breaker.open_for_s()
-        going = rows_per_s > 0 and open_for_s is None and self._caller.stopped is None
+        going = rows_per_s > 0 and view.held_s <= 1 and open_for_s is None and self._caller.stopped is None
         return Progress(
             self._run.name,
             total,
@@ -413,7 +413,7 @@ class Invoker:
             "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller.waiting_for),
             allowed_per_s=view.per_s,
             errors=dict(self._errors.most_common()),
-            left_s=left / rows_per_s + view.held_s if going else None,
+            left_s=left / rows_per_s if going else None,
             cost=None if self._budget is None else self._budget.cost(),
         )
 
@@ -471,4 +471,4 @@ def _note(held_s: float, open_for_s: float | None, waiting_for: str) -> str:
     if open_for_s is not None:
         since = clock_time(time.time() - open_for_s)
         return f"paused since {since}: {waiting_for or 'it was down when last asked'}"
-    return f"waiting for the endpoint: {waiting_for}" if waiting_for else ""
+    return f"retrying: {waiting_for}" if waiting_for else ""

@@ -332,15 +332,26 @@ def test_answers_that_say_nothing_are_counted_apart(home: Home) -> None:
     assert "3 data rows (3 ok with 2 empty); 3 calls" in home.materialize().out
 
 
+def test_what_is_shown_on_the_way_does_not_fill_dagsters_own_logs(home: Home) -> None:
+    """While Dagster executes, it copies what comes on standard error: of a bar, megabytes an hour."""
+    write_mood_home(home.root, home.model.url, ["nice", "broken"])
+    process = home.command()
+    _, err = process.communicate(timeout=120)
+    assert "slice 00000 failed" in err
+    logs = [path.read_text() for path in (home.root / ".dagster").rglob("compute_logs/*.err")]
+    assert logs
+    assert not any("slice 00000 failed" in log for log in logs)
+
+
 def test_a_worker_that_is_done_sends_nothing_more() -> None:
     now, stream = [0.0], io.StringIO()
     gauge = Gauge(Lines("notes_mood", stream, lambda: now[0]), total=100)
     done, going = Task("notes_mood", (), ("00000",)), Task("notes_mood", (), ("00001",))
-    gauge.hear(News(done, Progress("notes_mood", 50, 50, 0, 50, 9.0, "waiting for the endpoint: x")))
+    gauge.hear(News(done, Progress("notes_mood", 50, 50, 0, 50, 9.0, "retrying: x")))
     gauge.hear(News(done, SliceReport("00000", rows=50, ok=50, calls=50, data_version="v")))
     now[0] = 10.0
     gauge.hear(News(going, Progress("notes_mood", 50, 10, 0, 10, 2.0)))
-    assert stream.getvalue() == "notes_mood: 60 of 100 rows, 0 failed, 2.0 requests/s, about 0:06 left\n"
+    assert stream.getvalue() == "notes_mood: 60 of 100 rows, 2.0 requests/s, 0 failed, about 0:06 left\n"
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
@@ -352,6 +363,6 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
         gauge.hear(News(one, Progress("notes_mood", 50, second * 2, 1, second * 2, 2.0)))
         gauge.hear(News(other, Progress("notes_mood", 50, second, 0, second, 1.0, "held by the endpoint for 9 s")))
     assert stream.getvalue().splitlines() == [
-        "notes_mood: 29 of 100 rows, 1 failed, 3.0 requests/s, held by the endpoint for 9 s, about 0:24 left",
-        "notes_mood: 59 of 100 rows, 1 failed, 3.0 requests/s, held by the endpoint for 9 s, about 0:13 left",
+        "notes_mood: 29 of 100 rows, held by the endpoint for 9 s, 3.0 requests/s, 1 failed, about 0:24 left",
+        "notes_mood: 59 of 100 rows, held by the endpoint for 9 s, 3.0 requests/s, 1 failed, about 0:13 left",
     ]

@@ -95,13 +95,13 @@ def test_the_words_name_rate_limit_failures_cost_and_what_is_waited_for() -> Non
     progress = Progress("r", 1000, 400, 3, 41, 4.82, "held by the endpoint until 12:03:07 UTC", allowed_per_s=2.5,
                         errors={"timeout": 1, "http_500": 2}, cost=cost)  # fmt: skip
     assert progress_words(progress) == (
-        "3 failed (http_500 2, timeout 1), 4.8 of 2.5 requests/s, 0.82 of 25 USD spent, "
-        "held by the endpoint until 12:03:07 UTC"
+        "held by the endpoint until 12:03:07 UTC, 4.8 of 2.5 requests/s, 0.82 of 25 USD spent, "
+        "3 without an answer (http_500 2, timeout 1)"
     )
 
 
 def test_without_a_price_or_trouble_the_words_are_few() -> None:
-    assert progress_words(Progress("r", 10, 4, 0, 4, 0.1, allowed_per_s=0.1)) == "0 failed, 0.1 of 0.1 requests/s"
+    assert progress_words(Progress("r", 10, 4, 0, 4, 0.1, allowed_per_s=0.1)) == "0.1 of 0.1 requests/s, 0 failed"
 
 
 def test_time_left_has_hours_where_it_is_long() -> None:
