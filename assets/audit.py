@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from foundry_pipeline.calls.tally import Tally, Unanswered
 from foundry_pipeline.home import Run
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, REJECTS, RESPONSES, TableSpec
@@ -24,6 +25,8 @@ class Answers:
     outcomes: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
     unequal: list[str] = field(default_factory=list)
+    failures: Tally = field(default_factory=Tally)
+    """The failed rows alone: by code, with an example of each."""
 
     @property
     def failed_share(self) -> float:
@@ -61,8 +64,22 @@ def audit_answers(run: Run, store: Store) -> Answers:
             continue
         if answered.num_rows != asked:
             found.unequal.append(slice_key)
-        found.outcomes.update(answered["outcome"].to_pylist())
+        outcomes = Counter(answered["outcome"].to_pylist())
+        found.outcomes.update(outcomes)
+        if outcomes["failed"]:
+            for record in _failed_rows(run, store, slice_key):
+                found.failures.add(record)
     return found
+
+
+def _failed_rows(run: Run, store: Store, slice_key: str) -> list[Unanswered]:
+    columns = ["global_key", "outcome", "error", "http_status", "attempts", "message"]
+    table = store.read(RESPONSES, run.name, slice_key, columns)
+    failed = [] if table is None else table.filter(pc.equal(table["outcome"], "failed")).to_pylist()
+    return [
+        Unanswered(r["global_key"], r["outcome"], r["error"] or "", r["http_status"], r["attempts"], r["message"] or "")
+        for r in failed
+    ]
 
 
 def audit_boxes(run: Run, store: Store) -> Outside:

@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.audit import Answers, audit_answers, audit_boxes, audit_scores, reject_reasons, total_rows
 from assets.keys import decoded_tables, responses_key, table_key
+from assets.unanswered import CODES_SHOWN, worst_codes_table
 from foundry_pipeline.home import Run
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, REJECTS, TableSpec
@@ -75,8 +76,22 @@ def _failed_share(key: dg.AssetKey, answers: Answers, limit: float) -> dg.AssetC
         check_name=FAILED_SHARE,
         passed=share == 0.0,
         severity=dg.AssetCheckSeverity.ERROR if share > limit else dg.AssetCheckSeverity.WARN,
-        metadata={"failed_share": share, "limit": limit},
+        description=_failures_in_words(answers) if share else None,
+        metadata={"failed_share": share, "limit": limit, **_worst_codes(answers)},
     )
+
+
+def _failures_in_words(answers: Answers) -> str:
+    failed, rows = answers.outcomes["failed"], answers.outcomes.total()
+    worst = ", ".join(f"{code} {count:,}" for code, count in answers.failures.codes.most_common(CODES_SHOWN))
+    return f"{failed:,} of {rows:,} rows failed ({answers.failed_share:.1%}): {worst}. They are asked again next time."
+
+
+def _worst_codes(answers: Answers) -> dict[str, dg.MetadataValue]:
+    failures = answers.failures
+    if not failures.codes:
+        return {}
+    return {"worst_codes": dg.MetadataValue.md(worst_codes_table(failures.codes, failures.examples))}
 
 
 def _tables_checks(run: Run) -> dg.AssetChecksDefinition:

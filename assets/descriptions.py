@@ -30,14 +30,16 @@ def cell(value: object) -> str:
     return _MARKDOWN.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], total: int | None = None) -> str:
-    """A table of as many rows as fit, and a line that says how many of `total` do not."""
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], total: int | None = None, most_chars: int = TABLE_CHARS
+) -> str:
+    """A table of as many rows as fit, one at least, and a line that says how many of `total` do not."""
     lines = [_line(header), _line(["---"] * len(header))]
     size = 0
     for row in rows:
         line = _line([cell(value) for value in row])
         size += len(line)
-        if size > TABLE_CHARS:
+        if size > most_chars and len(lines) > 2:
             break
         lines.append(line)
     left = (total or 0) - (len(lines) - 2)
@@ -62,11 +64,20 @@ def responses_description(run: Run) -> str:
     return _paragraphs(
         f"Every answer of **{cell(model.name)}** about the data rows of **{run.dataset.name}**, as it came. Calls "
         f"{_code(shown_url(model.inference_endpoint))}, at most {model.requests_per_second:g} requests per second over "
-        "all processes. Materialized again, it calls only for rows that have no good answer to the same request.",
+        "all processes. Materialized again, it calls only for rows that have no good answer to the same request."
+        f"{_price(run)}",
         safe_markdown(model.description),
         _parameters(run.inference_params),
         safe_markdown(model.readme),
     )
+
+
+def _price(run: Run) -> str:
+    price, budget = run.model.cost_per_call, run.budget
+    if price is None:
+        return ""
+    most = f"; the run stops before it has cost more than {cell(budget)} in all" if budget is not None else ""
+    return f" A call costs {cell(price)}{most}."
 
 
 def table_description(run: Run, spec: TableSpec) -> str:

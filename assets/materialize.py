@@ -9,7 +9,7 @@ import signal
 import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TextIO
 
@@ -91,6 +91,7 @@ class Materializer:
             if left := [key for key in of_all if not _done(results, key)]:
                 summary.note(self.crew.run([Task(run.name, _paths(left))], gauge), "exports or evaluation")
         summary.calls, summary.reused, summary.repeated = gauge.calls, gauge.reused, gauge.repeated
+        summary.totals, summary.cost = gauge.totals, gauge.cost
         return summary
 
     def _rows(self, run: Run, known: Sequence[str]) -> int:
@@ -107,7 +108,7 @@ class Materializer:
 
     @contextmanager
     def _gauge(self, name: str, total: int | None = None) -> Iterator[Gauge]:
-        with closing(display_for(name, self.err)) as display:
+        with display_for(name, self.err) as display:
             yield Gauge(display, total)
 
     def _print(self, lines: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """Facts about a slice or table as Dagster metadata: few, small, never a secret, never a whole reply."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from assets.descriptions import markdown_table
 from assets.partitions import spans
+from assets.unanswered import repeated_metadata, unanswered_metadata
+from foundry_pipeline.calls.budget import Cost
+from foundry_pipeline.config.money import Money
 from foundry_pipeline.home import Run
 from foundry_pipeline.invoke import SliceReport
 from foundry_pipeline.predictions import DecodeReport
@@ -58,7 +61,8 @@ def dataset_metadata(report: DatasetReport) -> dict[str, Any]:
 
 
 def responses_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
-    """Of one committed slice. `calls` to `latency_ms_max` are about this run, the others about the slice as it is."""
+    """Of one committed slice. `calls` to `latency_ms_max` are about this materialization, `spent` is about the run so
+    far, the others are about the slice as it is."""
     return {
         "dagster/partition_row_count": report.rows,
         "ok": report.ok,
@@ -66,14 +70,16 @@ def responses_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
         "failed": report.failed,
         "rejected_by_model": report.rejected_by_model,
         "not_sent": report.not_sent,
+        **({"older_answer_stays": report.older_stays} if report.older_stays else {}),
+        **unanswered_metadata([report]),
         "calls": report.calls,
         "reused": report.reused,
-        "repeated": report.repeated,
+        **repeated_metadata([report]),
+        **_cost_metadata(run, report),
         "calls_per_second": round(report.rate_per_s, 3),
-        "allowed_per_second": float(run.model.requests_per_second),
+        "allowed_per_second": round(report.allowed_per_s, 3),
         "seconds": round(report.seconds, 3),
         **{f"latency_ms_{name}": value for name, value in report.latency_ms.items()},
-        **_faults(report),
     }
 
 
@@ -93,16 +99,52 @@ def decoded_metadata(report: DecodeReport, table: str) -> dict[str, Any]:
     return metadata
 
 
-def _faults(report: SliceReport) -> Mapping[str, Any]:
-    if not report.examples and not report.errors:
+def failure_metadata(run: Run, failed: Sequence[SliceReport]) -> dict[str, Any]:
+    """Of a step, about its failed slices: their rows by outcome, why they have no answer, what was spent."""
+    if not failed:
         return {}
-    lost = report.failed + report.rejected_by_model + report.not_sent
-    rows = report.examples[:ROWS_SHOWN]
-    top = dict(list(report.errors.items())[:ROWS_SHOWN])
     return {
-        "error_codes": dg.MetadataValue.json(top),
-        "rows_without_answer": dg.MetadataValue.md(markdown_table(("data row", "code", "message"), rows, lost)),
+        "rows": sum(report.rows for report in failed),
+        "answered": sum(report.answered for report in failed),
+        "failed": sum(report.failed for report in failed),
+        "rejected_by_model": sum(report.rejected_by_model for report in failed),
+        "not_sent": sum(report.not_sent for report in failed),
+        **unanswered_metadata(failed),
+        "calls": sum(report.calls for report in failed),
+        **repeated_metadata(failed),
+        **_spent_metadata(run, [report.cost for report in failed if report.cost is not None]),
     }
+
+
+def price_metadata(run: Run) -> dict[str, Any]:
+    """What a call costs and the run may cost, as its files say."""
+    price = run.model.cost_per_call
+    if price is None:
+        return {}
+    return {"cost_per_call": float(price.amount), **_budget_metadata(run, price)}
+
+
+def _budget_metadata(run: Run, price: Money) -> dict[str, Any]:
+    currency = price.currency or (run.budget.currency if run.budget is not None else "")
+    return {
+        **({"budget": float(run.budget.amount)} if run.budget is not None else {}),
+        **({"currency": currency} if currency else {}),
+    }
+
+
+def _cost_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
+    price = run.model.cost_per_call
+    if price is None or report.cost is None:
+        return {}
+    return {"cost": float(price.amount * report.calls), **_spent_metadata(run, [report.cost])}
+
+
+def _spent_metadata(run: Run, costs: Sequence[Cost]) -> dict[str, Any]:
+    price = run.model.cost_per_call
+    if price is None or not costs:
+        return {}
+    spent = max(costs, key=lambda cost: cost.calls).spent
+    return {"spent": float(spent.amount), **_budget_metadata(run, price)}
 
 
 def _problems(report: DatasetReport) -> str:

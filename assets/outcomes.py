@@ -23,6 +23,7 @@ INPUT_EVENT = "dagster/input_event_pointer"
 FAILURES = "failures"
 """Metadata of a failed step: slice key -> what happened."""
 FAILURES_KEPT = 100
+SLICES_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Outcomes:
 
     finished: list[Finished] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    """Slice key -> why."""
+    headline: str = ""
+    """What to say first of a step that fails; empty where nothing is to be said of it as a whole."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Metadata of a step that fails, beside the slices."""
 
     def data_version(self, asset_key: dg.AssetKey) -> dg.DataVersion:
         """One version over all slices of the step: Dagster takes one for an output, whatever its range of slices.
@@ -62,7 +68,7 @@ def slices_of_step(context: dg.AssetExecutionContext) -> Iterator[Outcomes]:
     try:
         yield outcomes
         if outcomes.failed:
-            raise _failure(outcomes.failed)
+            raise _failure(outcomes)
     except BaseException:
         _record_each(context, outcomes.finished)
         raise
@@ -70,13 +76,17 @@ def slices_of_step(context: dg.AssetExecutionContext) -> Iterator[Outcomes]:
         context.add_asset_metadata(done.metadata, asset_key=done.asset_key, partition_key=done.slice_key)
 
 
-def _failure(failed: Mapping[str, str]) -> dg.Failure:
+def _failure(outcomes: Outcomes) -> dg.Failure:
+    failed = outcomes.failed
     shown = dict(list(failed.items())[:FAILURES_KEPT])
-    first = next(iter(failed.items()))
+    table = markdown_table(("slice", "why"), shown.items(), len(failed), SLICES_CHARS)
+    first = "{}: {}".format(*next(iter(failed.items())))
+    done = f"{len(failed):,} of the step's slices failed; the others are done"
     return dg.Failure(
-        f"{len(failed)} of the step's slices failed; the others are done. {first[0]}: {first[1]}",
+        f"{outcomes.headline} ({done})" if outcomes.headline else f"{done}. {first}",
         metadata={
-            "failed_slices": dg.MetadataValue.md(markdown_table(("slice", "why"), shown.items(), len(failed))),
+            "failed_slices": dg.MetadataValue.md(table),
+            **outcomes.evidence,
             FAILURES: dg.MetadataValue.json(shown),
         },
         allow_retries=False,

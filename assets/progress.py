@@ -1,17 +1,24 @@
 """How far a run is, for people: a bar on a terminal, a line now and then elsewhere. To standard error."""
 
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
+from assets.progress_words import LINE_EVERY_S, progress_words, time_left
+from assets.stops import Totals
 from assets.work import Decoded, News, Task
+from foundry_pipeline.calls.budget import Cost
 from foundry_pipeline.invoke import Progress, SliceReport
 from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress
 
-LINE_EVERY_S = 10.0
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} rows [{elapsed}<{remaining}{postfix}]"
+"""tqdm's own, without a rate: requests a second are among the words."""
 
 
 class Display(Protocol):
@@ -28,10 +35,10 @@ class Display(Protocol):
 
 
 class Bar:
-    """A tqdm bar, with its rate and the time that is left."""
+    """A tqdm bar, with the time that is left."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
-        self._bar = tqdm(desc=name, unit=" rows", file=stream, dynamic_ncols=True, smoothing=0.1, leave=True)
+        self._bar = tqdm(desc=name, file=stream, dynamic_ncols=True, smoothing=0.1, leave=True, bar_format=BAR)
 
     def show(self, done: int, total: int | None, words: str) -> None:
         """Move the bar."""
@@ -80,13 +87,29 @@ class Lines:
     def _left(self, done: int, total: int | None, passed_s: float) -> str:
         if done <= self._last_done or total is None or done >= total:
             return ""
-        left_s = int(passed_s / (done - self._last_done) * (total - done))
-        return f"about {left_s // 60}:{left_s % 60:02d} left"
+        return time_left(passed_s / (done - self._last_done) * (total - done))
 
 
-def display_for(name: str, stream: TextIO) -> Display:
+@contextmanager
+def display_for(name: str, stream: TextIO) -> Iterator[Display]:
     """A bar where `stream` is a terminal, else lines."""
-    return Bar(name, stream) if stream.isatty() else Lines(name, stream)
+    with _past_dagster(stream) as own, closing(Bar(name, own) if own.isatty() else Lines(name, own)) as display:
+        yield display
+
+
+@contextmanager
+def _past_dagster(stream: TextIO) -> Iterator[TextIO]:
+    """The stream by a descriptor of its own.
+
+    While Dagster executes, it takes over the usual ones for its logs: no terminal, and a bar would fill them.
+    """
+    try:
+        descriptor = os.dup(stream.fileno())
+    except OSError:  # a stream in memory has none
+        yield stream
+        return
+    with os.fdopen(descriptor, "w", encoding=stream.encoding, errors="backslashreplace") as own:
+        yield own
 
 
 @dataclass(slots=True)
@@ -98,8 +121,12 @@ class Gauge:
     calls: int = 0
     reused: int = 0
     repeated: int = 0
+    totals: Totals = field(default_factory=Totals)
+    cost: Cost | None = None
     loaded: DatasetReport | None = None
     _latest: dict[Task, Progress] = field(default_factory=dict)
+    _reported: Counter[Task] = field(default_factory=Counter)
+    """Slices of each task whose calls are over."""
     _decoded: int = 0
 
     def hear(self, news: News) -> None:
@@ -113,6 +140,7 @@ class Gauge:
                 self._latest[news.task] = news.what
                 self._show()
             case SliceReport():
+                self._reported[news.task] += 1
                 self._add(news.what)
             case Decoded():
                 self._decoded += 1
@@ -122,12 +150,49 @@ class Gauge:
         self.calls += report.calls
         self.reused += report.reused
         self.repeated += report.repeated
-        if report.failure is not None:
+        self.cost = _more(self.cost, report.cost)
+        is_news = report.failure is not None and (report.stop is None or self.totals.stop is None)
+        self.totals.add(report)
+        if is_news:
             self.display.say(f"slice {report.slice_key} failed: {report.failure}")
 
     def _show(self) -> None:
-        latest = list(self._latest.values())
-        words = [f"{sum(p.failed for p in latest):,} failed, {sum(p.rate_per_s for p in latest):.1f} requests/s"]
-        words += [f"{self._decoded:,} slices decoded"] if self._decoded else []
-        words += [p.note for p in latest if p.note][:1]
-        self.display.show(sum(p.done for p in latest), self.total, ", ".join(words))
+        if not self._latest:
+            return
+        sum_ = together([self._now(task, progress) for task, progress in self._latest.items()])
+        words = progress_words(sum_) + (f", {self._decoded:,} slices decoded" if self._decoded else "")
+        self.display.show(sum_.done, self.total, words)
+
+    def _now(self, task: Task, latest: Progress) -> Progress:
+        """The latest of a task; one whose slices are all reported sends nothing, and waits for nothing."""
+        is_over = 0 < len(task.slices) <= self._reported[task]
+        return replace(latest, rate_per_s=0.0, note="", allowed_per_s=None) if is_over else latest
+
+
+def together(parts: Sequence[Progress]) -> Progress:
+    """The progress of several workers on one run: they share the endpoint's limit and the run's budget."""
+    errors: Counter[str] = Counter()
+    cost: Cost | None = None
+    for part in parts:
+        errors.update(part.errors)
+        cost = _more(cost, part.cost)
+    limits = [part.allowed_per_s for part in parts if part.allowed_per_s is not None]
+    return Progress(
+        parts[0].run,
+        sum(part.rows for part in parts),
+        sum(part.done for part in parts),
+        sum(part.failed for part in parts),
+        sum(part.calls for part in parts),
+        sum(part.rate_per_s for part in parts),
+        next((part.note for part in reversed(parts) if part.note), ""),
+        allowed_per_s=limits[-1] if limits else None,
+        errors=errors,
+        cost=cost,
+    )
+
+
+def _more(one: Cost | None, other: Cost | None) -> Cost | None:
+    """The later of two looks at the same count."""
+    if one is None or other is None:
+        return one or other
+    return one if one.calls >= other.calls else other

@@ -1,6 +1,5 @@
 """[<run>, responses]: the op `invoke_model`, which calls a run's endpoint for a range of slices, as an asset."""
 
-import time
 from collections.abc import Callable
 from enum import Enum
 
@@ -9,17 +8,16 @@ from pydantic import Field
 
 from assets.descriptions import responses_description
 from assets.keys import data_rows_key, invoke_op_name, pool_of, responses_key
-from assets.metadata import responses_metadata, table_metadata
+from assets.metadata import failure_metadata, price_metadata, responses_metadata, table_metadata
 from assets.outcomes import Finished, Outcomes, slices_of_step
 from assets.partitions import slices_of, slices_per_run
+from assets.progress_words import LogPace, progress_words, time_left
+from assets.stops import Totals
 from assets.versions import answers_version
 from foundry_pipeline.home import Run
 from foundry_pipeline.invoke import CallOptions, Progress, SliceReport
 from foundry_pipeline.tables import RESPONSES
 from resources import Listener, ModelCalls
-
-LOG_EVERY_S = 600.0
-"""Between lines of the log about a slice that takes its time: each is an event, kept for ever."""
 
 
 class Retry(Enum):
@@ -62,6 +60,7 @@ def responses_asset(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
                 **table_metadata(RESPONSES, run.name, warehouse_root),
                 "model": run.model.name,
                 "requests_per_second": float(run.model.requests_per_second),
+                **price_metadata(run),
                 "inference_params": dg.MetadataValue.json(dict(run.inference_params)),
             },
         )
@@ -85,12 +84,13 @@ def _invoke_model(run: Run) -> dg.OpDefinition:
     ) -> dg.MaterializeResult[None]:
         key = responses_key(run.name)
         options = CallOptions(config.refresh, config.retry.value)
-        on_progress = _heard(context, listener)
+        log = _StepLog(context)
         with slices_of_step(context) as outcomes, model_calls.open(run) as invoker:
-            for report in invoker.invoke(context.partition_keys, options, on_progress):
-                context.log.info(_in_words(report))
+            for report in invoker.invoke(context.partition_keys, options, log.hearing(listener)):
+                log.on_slice(report)
                 listener.on_slice(run.name, report)
                 _note(outcomes, key, run, report)
+            outcomes.headline, outcomes.evidence = log.headline(), failure_metadata(run, log.failed)
         return dg.MaterializeResult(asset_key=key, data_version=outcomes.data_version(key))
 
     return invoke_model
@@ -105,30 +105,47 @@ def _note(outcomes: Outcomes, key: dg.AssetKey, run: Run, report: SliceReport) -
         outcomes.finished.append(Finished(key, report.slice_key, report.data_version, metadata))
 
 
+class _StepLog:
+    """What a step tells Dagster's log while it works, and what it has to say at its end."""
+
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self._log = context.log
+        self._pace = LogPace()
+        self._totals = Totals()
+        self.failed: list[SliceReport] = []
+
+    def hearing(self, listener: Listener) -> Callable[[Progress], None]:
+        """The listener, and now and then a line in the log."""
+
+        def on_progress(progress: Progress) -> None:
+            listener.on_calls(progress)
+            if self._pace.is_due(progress.note):
+                left = "" if progress.left_s is None else f", {time_left(progress.left_s)}"
+                done = f"{progress.done:,} of {progress.rows:,} rows ({progress.done / max(progress.rows, 1):.0%})"
+                self._log.info(f"{done}, {progress_words(progress)}{left}")
+
+        return on_progress
+
+    def on_slice(self, report: SliceReport) -> None:
+        """A line for each slice; of those that a stop left, for the first alone."""
+        is_told = report.stop is not None and self._totals.stop is not None
+        self._totals.add(report)
+        self._pace.slice_done()
+        if report.failure is None:
+            self._log.info(_in_words(report))
+            return
+        self.failed.append(report)
+        if not is_told:
+            self._log.error(f"slice {report.slice_key} failed: {report.failure}")
+
+    def headline(self) -> str:
+        """What stopped the step, and how far it came; empty where nothing did."""
+        return self._totals.stop_in_words()
+
+
 def _in_words(report: SliceReport) -> str:
-    if report.failure is not None:
-        return f"slice {report.slice_key} failed: {report.failure}"
     return (
-        f"slice {report.slice_key}: {report.rows:,} rows, {report.ok:,} ok, {report.failed:,} failed, "
-        f"{report.rejected_by_model:,} rejected by the model, {report.not_sent:,} not sent; {report.calls:,} calls, "
-        f"{report.reused:,} answers reused"
+        f"slice {report.slice_key}: {report.rows:,} rows, {report.ok:,} ok ({report.empty:,} empty), "
+        f"{report.failed:,} failed, {report.rejected_by_model:,} rejected by the model, {report.not_sent:,} not sent; "
+        f"{report.calls:,} calls, {report.reused:,} answers reused"
     )
-
-
-def _heard(
-    context: dg.AssetExecutionContext, listener: Listener, clock: Callable[[], float] = time.monotonic
-) -> Callable[[Progress], None]:
-    """The listener, and now and then a line in the log."""
-    last = clock()
-
-    def on_progress(progress: Progress) -> None:
-        nonlocal last
-        listener.on_calls(progress)
-        if clock() - last >= LOG_EVERY_S:
-            last = clock()
-            context.log.info(
-                f"{progress.done:,} of {progress.rows:,} rows, {progress.failed:,} failed, {progress.rate_per_s:.2f} "
-                f"requests per second {progress.note}"
-            )
-
-    return on_progress

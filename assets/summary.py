@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from assets.audit import Answers, audit_answers, total_rows
 from assets.keys import decoded_tables
+from assets.stops import Totals
 from assets.work import ALL_SLICES, Result
+from foundry_pipeline.calls.budget import Cost
 from foundry_pipeline.evaluation.evaluate import WHOLE_RUN
 from foundry_pipeline.evaluation.report import report_name
 from foundry_pipeline.home import Run
@@ -25,6 +27,9 @@ class Summary:
     calls: int = 0
     reused: int = 0
     repeated: int = 0
+    cost: Cost | None = None
+    totals: Totals = field(default_factory=Totals)
+    """Of the slices that were called for: how far they came, and what stopped them."""
     failures: dict[str, str] = field(default_factory=dict)
     """A slice, or a word for what is not about one slice -> why."""
 
@@ -37,7 +42,9 @@ class Summary:
     def lines(self, store: Store) -> Iterator[str]:
         """To be printed. Counts are of all that is in the warehouse, whoever called for it."""
         run, answers = self.run, audit_answers(self.run, store)
-        yield f"{run.name}: {_rows_in_words(answers)}; {self._calls_in_words(answers)}"
+        yield f"{run.name}: {_rows_in_words(answers, self.totals.empty)}; {self._calls_in_words(answers)}"
+        if self.totals.stop is not None:
+            yield f"  stopped: {self.totals.stop_in_words()}"
         yield from _reasons(run, store)
         for spec in decoded_tables(run):
             if not store.slices(spec, run.name):
@@ -48,13 +55,22 @@ class Summary:
             if store.file_names(folder):
                 yield f"  {format_name:>9} {'annotations':<16} {store.root}/{folder}"
         yield from _evaluation(run, store)
-        yield from _some([f"  {place} failed: {why}" for place, why in self.failures.items()], len(self.failures))
+        yield from self._failures_in_words()
+
+    def _failures_in_words(self) -> Iterator[str]:
+        """A line for each reason, with all that has it; what stopped the run has been said."""
+        places: dict[str, list[str]] = {}
+        for place, why in self.failures.items():
+            is_stop = self.totals.stop is not None and why.startswith(self.totals.stop)
+            places.setdefault("not done" if is_stop else f"failed: {why}", []).append(place)
+        yield from _some([f"  {_joined(some)} {why}" for why, some in places.items()], len(places))
 
     def _calls_in_words(self, answers: Answers) -> str:
         if not self.calls and not self.failures and self.reused == answers.rows:
             return "0 calls: every row had its answer"
         again = f", {counted(self.repeated, 'call')} repeated" if self.repeated else ""
-        return f"{counted(self.calls, 'call')}, {counted(self.reused, 'answer')} reused{again}"
+        cost = f"; {self.cost}" if self.cost is not None else ""
+        return f"{counted(self.calls, 'call')}, {counted(self.reused, 'answer')} reused{again}{cost}"
 
 
 def _evaluation(run: Run, store: Store) -> Iterator[str]:
@@ -103,8 +119,17 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
-def _rows_in_words(answers: Answers) -> str:
-    parts = [f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in sorted(answers.outcomes.items())]
+def _joined(places: Sequence[str]) -> str:
+    """`slice 00003`, or `slice 00003 and 27 more`"""
+    return places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1:,} more"
+
+
+def _rows_in_words(answers: Answers, empty: int) -> str:
+    found_nothing = {"ok": f" with {empty:,} empty"} if empty else {}
+    parts = [
+        f"{count:,} {outcome.replace('_', ' ')}{found_nothing.get(outcome, '')}"
+        for outcome, count in sorted(answers.outcomes.items())
+    ]
     return f"{counted(answers.rows, 'data row')} ({', '.join(parts) or 'none answered'})"
 
 

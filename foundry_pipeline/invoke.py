@@ -13,7 +13,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -21,15 +22,19 @@ import numpy as np
 
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
+from foundry_pipeline.calls.budget import Budget, Spent, SpentFile
 from foundry_pipeline.calls.caller import Caller, CallRules
 from foundry_pipeline.calls.client import ModelClient
+from foundry_pipeline.calls.clock import clock_time
 from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
-from foundry_pipeline.calls.ledger import Answer, Lease
+from foundry_pipeline.calls.ledger import Answer, Lease, requests_in
 from foundry_pipeline.calls.plan import NONE
 from foundry_pipeline.calls.rate import Rate
-from foundry_pipeline.calls.slice_calls import SliceCalls, SliceReport
+from foundry_pipeline.calls.reports import Progress, SliceReport, Speedometer, not_begun, tallied
+from foundry_pipeline.calls.slice_calls import SliceCalls
 from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, plan_slice
 from foundry_pipeline.calls.stop import Stop
+from foundry_pipeline.calls.tally import MOST_NAMED, Tally
 from foundry_pipeline.config.secrets import auth_headers, scrubber
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
@@ -39,7 +44,7 @@ from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rows.content import ContentReader
 from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, TEXTS
+from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, RESPONSES, TEXTS
 
 __all__ = ["CallOptions", "Invoker", "Progress", "SliceReport"]
 
@@ -49,19 +54,6 @@ DRAIN_S = 10.0
 REFUSED_PATIENCE_S = 60.0
 """Where nobody listens, no model is loading either."""
 TransportFactory = Callable[[], httpx.AsyncBaseTransport]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A moment of a run, for bars and logs. Rows done include reused ones; `note` says what is being waited for."""
-
-    run: str
-    rows: int
-    done: int
-    failed: int
-    calls: int
-    rate_per_s: float
-    note: str = ""
 
 
 class Invoker:
@@ -96,10 +88,9 @@ class Invoker:
         auth_headers(run.model, environ, settings)
         self._transport = transport
         self._requests = FoundryRequests(run)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {run.name}", daemon=True)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
+        self._errors = Counter[str]()
         self._slices: set[asyncio.Task[None]] = set()
         self._driving: ThreadFuture[None] | None = None
 
@@ -112,6 +103,14 @@ class Invoker:
             self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
         except OSError as err:
             raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
+        try:
+            self._budget = _budget(self._run, self._store, self._ledger)
+        except StorageError:
+            self._state.close()
+            raise
+        self._loop = asyncio.new_event_loop()
+        name = f"calls of {self._run.name}"
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
@@ -122,6 +121,8 @@ class Invoker:
         self._thread.join()
         self._loop.close()
         self._state.close()
+        if self._budget is not None:
+            self._budget.close()
 
     def invoke(
         self,
@@ -134,17 +135,18 @@ class Invoker:
         `on_progress` is called in the caller's thread, a few times a second.
         """
         total = sum(self._rows_in(key) for key in slice_keys)
-        began = time.monotonic()
+        speed = Speedometer()
         self._done.clear()
+        self._errors.clear()
         self._driving = asyncio.run_coroutine_threadsafe(self._drive(list(slice_keys), options), self._loop)
         self._driving.add_done_callback(lambda _: self._reports.put(None))
         while True:
             try:
                 report = self._reports.get(timeout=0.25)
             except queue.Empty:
-                on_progress(self._progress(total, began))
+                on_progress(self._progress(total, speed))
                 continue
-            on_progress(self._progress(total, began))
+            on_progress(self._progress(total, speed))
             if report is None:
                 self._driving.result()
                 return
@@ -192,6 +194,7 @@ class Invoker:
             ),
             credentials=lambda: auth_headers(self._run.model, self._environ, self._settings),
             scrub=self._scrub,
+            budget=self._budget,
         )
 
     async def _shut(self) -> None:
@@ -225,14 +228,16 @@ class Invoker:
     async def _slice(self, slice_key: str, options: CallOptions, begun: asyncio.Event) -> None:
         began = time.monotonic()
         try:
-            if self._caller.stopped:
+            if self._caller.stopped and not self._may_be_done(slice_key, options):
                 raise self._caller.stopped
             lease = await self._lease(slice_key, begun)
             try:
                 report = await self._call_and_commit(slice_key, options, begun, began)
             finally:
                 lease.release()
-        except (SliceBusy, EndpointStopped, StorageError, OSError) as err:
+        except EndpointStopped as err:
+            report = not_begun(slice_key, self._rows_in(slice_key), err)
+        except (SliceBusy, StorageError, OSError) as err:
             report = SliceReport(slice_key, seconds=time.monotonic() - began, failure=str(err))
         finally:
             begun.set()
@@ -284,7 +289,7 @@ class Invoker:
             lease.release()
 
     async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
-        path = self._ledger / self._run.name / f"{slice_key}.sqlite"
+        path = self._ledger_path(slice_key)
         return await asyncio.to_thread(
             plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
         )
@@ -298,7 +303,7 @@ class Invoker:
 
     async def _submit_all(self, work: SliceWork) -> SliceCalls:
         """Hand over the calls of a slice, as fast as they are taken."""
-        calls = SliceCalls(work.plan)
+        calls = SliceCalls(work.plan, work.ledger.unknown)
         pages = work.rows(work.plan.needs_call)
         with self._caller.feed():
             while page := await asyncio.to_thread(next, pages, None):
@@ -313,48 +318,51 @@ class Invoker:
     def _submit(self, work: SliceWork, calls: SliceCalls, number: int, row: DataRow) -> None:
         settled: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         task = Task(row, work.plan.call_id(number), work.ledger, settled)
-        settled.add_done_callback(lambda _: self._count(*calls.settle(number, task)))
+        settled.add_done_callback(lambda _: self._count(task, *calls.settle(number, task)))
         calls.begin()
         self._caller.submit(task)
 
-    def _count(self, outcome: str | None, rows: int) -> None:
+    def _count(self, task: Task, outcome: str | None, rows: int) -> None:
         self._done["rows"] += rows
-        self._done["failed"] += rows if outcome == "failed" else 0
+        self._done["called"] += rows
+        if outcome not in (None, "ok"):
+            self._done["failed"] += rows if outcome == "failed" else 0
+            self._errors[task.settled.result().error or ""] += rows
 
     def _conclude(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
         """Commit the slice, or say why not: then the ledger is closed, with every answer in it."""
         if calls.failure is not None and not isinstance(calls.failure, EndpointStopped | StorageError):
             raise calls.failure
-        report = replace(calls.report(work.slice_key, time.monotonic() - began), repeated=work.repeated)
-        failure = str(calls.failure) if calls.failure is not None else self._too_many_failed(report, calls)
+        stop = calls.failure if isinstance(calls.failure, EndpointStopped) else None
+        tally = calls.tally(stop.code if stop else "storage", _unsent(work) if calls.failure is not None else ())
+        report = self._report(work, calls, began)
+        failure = str(calls.failure) if calls.failure is not None else self._too_many_failed(tally)
         if failure is not None:
             work.close()
-            return replace(report, failure=f"{failure} ({calls.kept()})")
+            report = replace(report, failure=f"{failure} ({calls.kept()})", stop=str(stop) if stop else None)
+            return tallied(report, tally)
         try:
-            outcomes, empty, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
+            tally, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
         except (StorageError, OSError) as err:
             work.close()
-            return replace(report, failure=f"{err} ({calls.kept()})")
+            return tallied(replace(report, failure=f"{err} ({calls.kept()})"), tally)
         work.close_committed()
-        return replace(
-            report,
-            ok=outcomes["ok"],
-            empty=empty,
-            failed=outcomes["failed"],
-            rejected_by_model=outcomes["rejected_by_model"],
-            not_sent=outcomes["not_sent"],
-            data_version=sha256,
-        )
+        return tallied(replace(report, data_version=sha256), tally)
 
-    def _too_many_failed(self, report: SliceReport, calls: SliceCalls) -> str | None:
-        allowed = self._run.max_failed_share
-        share = report.failed / report.rows if report.rows else 0.0
+    def _report(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
+        cost = None if self._budget is None else self._budget.cost()
+        report = calls.report(work.slice_key, time.monotonic() - began)
+        return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost)
+
+    def _too_many_failed(self, tally: Tally) -> str | None:
+        rows, failed, allowed = tally.outcomes.total(), tally.outcomes["failed"], self._run.max_failed_share
+        share = failed / rows if rows else 0.0
         if share <= allowed:
             return None
-        codes = ", ".join(f"{code}: {count}" for code, count in calls.errors.most_common(5))
+        codes = ", ".join(f"{code}: {count}" for code, count in tally.codes.most_common(5))
         return (
-            f"{report.failed} of {report.rows} rows failed ({share:.1%}, max_failed_share is "
-            f"{allowed:.1%}): {codes}; the slice's older tables stay, run again to ask only those rows"
+            f"{failed} of {rows} rows failed ({share:.1%}, max_failed_share is {allowed:.1%}): {codes}; the slice's "
+            "older tables stay, run again to ask only those rows"
         )
 
     async def _body_of(self, row: DataRow) -> bytes:
@@ -380,12 +388,53 @@ class Invoker:
             rows: int = file.metadata.num_rows
             return rows
 
-    def _progress(self, total: int, began: float) -> Progress:
-        calls = self._caller.tally.calls
-        held_s = self._rate.view().held_s
-        note = f"held by the endpoint for {held_s:.0f} s" if held_s > 1 else _waiting_note(self._caller.waiting_for)
-        seconds = max(time.monotonic() - began, 1e-9)
-        return Progress(self._run.name, total, self._done["rows"], self._done["failed"], calls, calls / seconds, note)
+    def _may_be_done(self, slice_key: str, options: CallOptions) -> bool:
+        """After a stop: a slice that has its answers is committed all the same, and one that has some is counted."""
+        cancelled = isinstance(self._caller.stopped, EndpointStopped) and self._caller.stopped.code == "cancelled"
+        if cancelled or options.refresh:
+            return False
+        committed = self._store.open(RESPONSES, self._run.name, slice_key)
+        if committed is not None:
+            committed.close()
+        return committed is not None or self._ledger_path(slice_key).exists()
+
+    def _ledger_path(self, slice_key: str) -> Path:
+        return self._ledger / self._run.name / f"{slice_key}.sqlite"
+
+    def _progress(self, total: int, speed: Speedometer) -> Progress:
+        calls, view = self._caller.tally.calls, self._rate.view()
+        rate_per_s, rows_per_s = speed.read(calls, self._done["called"])
+        left = total - self._done["rows"]
+        open_for_s = self._breaker.open_for_s()
+        going = rows_per_s > 0 and view.held_s <= 1 and open_for_s is None and self._caller.stopped is None
+        return Progress(
+            self._run.name,
+            total,
+            self._done["rows"],
+            self._done["failed"],
+            calls,
+            rate_per_s,
+            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller.waiting_for),
+            allowed_per_s=view.per_s,
+            errors=dict(self._errors.most_common()),
+            left_s=left / rows_per_s if going else None,
+            cost=None if self._budget is None else self._budget.cost(),
+        )
+
+
+def _budget(run: Run, store: Store, ledger: Path) -> Budget | None:
+    """The run's count of what is spent; None where its model has no price."""
+    price = run.model.cost_per_call
+    if price is None:
+        return None
+
+    def recorded() -> Spent:
+        calls = requests_in(ledger / run.name)
+        for _, table in store.read_all(RESPONSES, run.name, ["attempts"]):
+            calls += sum(table["attempts"].to_pylist())
+        return Spent(calls, calls * price.billionths)
+
+    return Budget(SpentFile(ledger / "spent" / run.name, recorded), price, run.budget, run.file)
 
 
 def _check_supported(run: Run, ledger: str) -> None:
@@ -414,5 +463,17 @@ def _rules(run: Run, settings: Settings) -> CallRules:
     )
 
 
-def _waiting_note(waiting_for: str) -> str:
-    return f"waiting for the endpoint: {waiting_for}" if waiting_for else ""
+def _unsent(work: SliceWork) -> list[str]:
+    """Global keys of the first rows whose call was not settled."""
+    pages = work.rows(work.plan.final() == NONE)
+    return [row.global_key for page in islice(pages, 1) for _, row in page][:MOST_NAMED]
+
+
+def _note(held_s: float, open_for_s: float | None, waiting_for: str) -> str:
+    """What keeps requests from going, for people; empty where nothing does."""
+    if held_s > 1:
+        return f"held by the endpoint until {clock_time(time.time() + held_s)}"
+    if open_for_s is not None:
+        since = clock_time(time.time() - open_for_s)
+        return f"paused since {since}: {waiting_for or 'it was down when last asked'}"
+    return f"retrying: {waiting_for}" if waiting_for else ""

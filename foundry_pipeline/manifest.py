@@ -17,6 +17,7 @@ from typing import Any
 
 from foundry_pipeline.config import endpoint_source
 from foundry_pipeline.config.fields import Block, Reader, choice, list_of, number, one_of, refuse, text, whole, written
+from foundry_pipeline.config.money import Money, money
 from foundry_pipeline.config.ontology_source import KIND_ALIASES, kinds_of, media_type, read_ontology
 from foundry_pipeline.config.params import params_path, schema_faults
 from foundry_pipeline.config.secrets import Auth, SecretRef
@@ -39,7 +40,7 @@ class Manifest:
     `allowed_asset_types` and `allowed_feature_kinds` are empty where the manifest does not say.
     `params_schema` is a JSON Schema object; `{}` where the manifest has none. Times are seconds.
     A value `env:NAME` in `headers` is a reference, read at the moment of sending.
-    `cost_per_call` is in whatever currency the person thinks in.
+    `cost_per_call` is what one request costs, whatever it brings.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Manifest:
     max_concurrency: int | None = None
     max_attempts: int = 8
     burst: int = 1
-    cost_per_call: float | None = None
+    cost_per_call: Money | None = None
 
     def feature_kinds(self) -> tuple[FeatureKind, ...]:
         """The kinds a reply may hold: the ontology's own where there is one, else the allowed ones, else all.
@@ -99,7 +100,7 @@ _PLAIN_FIELDS: Mapping[str, Reader[Any]] = {
     "max_concurrency": whole(1, 1024),
     "max_attempts": whole(1, 100),
     "burst": whole(1, 1000),
-    "cost_per_call": number(least=0, most=10_000),
+    "cost_per_call": money(most=10_000),
 }
 
 

@@ -1,10 +1,12 @@
 """The home folder: datasets, runs and `foundry.yaml`, each alone and against the others."""
 
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from foundry_pipeline.config.money import Money
 from foundry_pipeline.errors import ConfigError
 from foundry_pipeline.exports import FORMATS
 from foundry_pipeline.home import Home, MinScore, Settings, home_root_of, ledger_of, load_home, warehouse_of
@@ -277,6 +279,8 @@ def test_a_source_behind_a_link_is_judged_as_its_rows_will_be(tmp_path: Path):
         (RUN + "schedule: '0 2 * *'", "$.schedule", "five fields"),
         (RUN + "max_failed_share: 5", "$.max_failed_share", "from 0 to 1"),
         (RUN + "follow_dataset: maybe", "$.follow_dataset", "true or false"),
+        (RUN + "budget: 25", "$.budget", "needs `cost_per_call` in models/objects.yaml"),
+        (RUN + "budget: -1", "$.budget", "from 0 to"),
         (RUN + "exprts: [coco]", "$.exprts", "did you mean 'exports'"),
     ],
 )
@@ -302,6 +306,30 @@ def test_a_model_without_ontology_takes_any_mapping_and_threshold(tmp_path: Path
     run = RUN + "ontology_mapping: {a: b}\nmin_score: {c: 0.1}\n"
     loaded = home(tmp_path, {"models/objects.yaml": model, "runs/street_objects.yaml": run})
     assert loaded.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("price", "budget", "expected"),
+    [
+        ("0.002", "25", Money(Decimal(25))),
+        ("0.002", "{amount: 25, currency: USD}", Money(Decimal(25), "USD")),
+        ("{amount: 0.002, currency: USD}", "25.5", Money(Decimal("25.5"))),
+        ("{amount: 0.002, currency: USD}", "{amount: 25, currency: USD}", Money(Decimal(25), "USD")),
+    ],
+)
+def test_a_budget_is_in_the_currency_of_the_models_price(tmp_path: Path, price: str, budget: str, expected: Money):
+    model, run = MODEL + f"cost_per_call: {price}\n", RUN + f"budget: {budget}\n"
+    loaded = home(tmp_path, {"models/objects.yaml": model, "runs/street_objects.yaml": run})
+    assert loaded.problems == ()
+    assert loaded.runs["street_objects"].budget == expected
+
+
+def test_a_budget_in_another_currency_is_a_problem(tmp_path: Path):
+    model = MODEL + "cost_per_call: {amount: 0.002, currency: USD}\n"
+    run = RUN + "budget: {amount: 25, currency: EUR}\n"
+    loaded = home(tmp_path, {"models/objects.yaml": model, "runs/street_objects.yaml": run})
+    assert told(loaded) == [("runs/street_objects.yaml", "$.budget")]
+    assert "USD; got EUR" in loaded.problems[0].message
 
 
 def test_one_number_is_the_threshold_of_every_feature(tmp_path: Path):

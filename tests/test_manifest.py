@@ -1,5 +1,6 @@
 """`model.yaml`: the document's own example, every field's bounds, and what YAML gets wrong by itself."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foundry_pipeline.config.fields import Block
+from foundry_pipeline.config.money import Money
 from foundry_pipeline.config.params import complete_params
 from foundry_pipeline.config.secrets import Auth, SecretRef
 from foundry_pipeline.config.yaml_source import Findings, read_yaml
@@ -127,7 +129,7 @@ cost_per_call: 0.002
     assert manifest.headers == (("X-Version", "2"), ("X-Team", "env:TEAM_KEY"))
     assert (manifest.timeout_s, manifest.max_concurrency, manifest.max_attempts, manifest.burst) == (30.0, 4, 3, 2)
     assert manifest.version == "1.10"
-    assert manifest.cost_per_call == 0.002
+    assert manifest.cost_per_call == Money(Decimal("0.002"))
 
 
 def test_all_problems_of_a_file_come_at_once_in_reading_order(tmp_path: Path):
@@ -336,6 +338,10 @@ def test_a_header_that_looks_like_a_secret_warns(tmp_path: Path):
         ("max_attempts: yes", "$.max_attempts"),
         ("burst: 0", "$.burst"),
         ("cost_per_call: -1", "$.cost_per_call"),
+        ("cost_per_call: 0.0000000001", "$.cost_per_call"),
+        ("cost_per_call: {currency: USD}", "$.cost_per_call.amount"),
+        ("cost_per_call: {amount: 1, curency: USD}", "$.cost_per_call.curency"),
+        ("cost_per_call: .nan", "$.cost_per_call"),
         ("version: [1]", "$.version"),
         ("version: true", "$.version"),
         ("description: [a]", "$.description"),

@@ -22,7 +22,7 @@ from assets.partitions import slices_of
 from assets.progress import Gauge, Lines
 from assets.work import News, Task
 from foundry_pipeline.home import load_home
-from foundry_pipeline.invoke import Progress
+from foundry_pipeline.invoke import Progress, SliceReport
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import CLASSIFICATIONS, RESPONSES
 from resources import places_of
@@ -295,6 +295,65 @@ def test_a_command_line_that_makes_no_sense_is_usage(arguments: Sequence[str]) -
     assert exited.value.code == 2
 
 
+def test_a_spent_budget_says_once_what_was_spent_what_is_left_and_what_to_do(home: Home) -> None:
+    write_mood_home(home.root, home.model.url, [f"text {at}" for at in range(12)], "budget: 0.05\n")
+    manifest = home.root / "models/mood.yaml"
+    manifest.write_text(manifest.read_text() + "cost_per_call: {amount: 0.01, currency: USD}\nmax_concurrency: 1\n")
+    said = home.materialize()
+    assert said.code == 1
+    assert "12 data rows (4 ok); 5 calls, 0 answers reused; 0.05 of 0.05 USD spent" in said.out
+    assert (
+        "  stopped: budget: 0.05 of 0.05 USD spent on 5 calls, and the next one costs 0.01 USD; to go on, raise "
+        "`budget` in runs/notes_mood.yaml. 5 of 12 rows have their answer and keep it: run again to go on with the 7 "
+        "that are left\n"
+    ) in said.out
+    assert "\n  slice 00002 and 3 more not done\n" in said.out
+    assert (said.out.count("raise `budget`"), said.err.count("raise `budget`")) == (1, 1)
+    write_run(home.root, "notes_mood", "mood", "notes", "budget: 1\n")
+    again = home.materialize()
+    assert (again.code, len(home.model.requests)) == (0, 12)
+    assert "7 calls, 5 answers reused; 0.12 of 1 USD spent" in again.out
+
+
+def test_several_processes_keep_one_budget(home: Home) -> None:
+    write_mood_home(home.root, home.model.url, [f"text {at}" for at in range(40)], "budget: 0.17\n")
+    manifest = home.root / "models/mood.yaml"
+    manifest.write_text(manifest.read_text() + "cost_per_call: 0.01\n")
+    process = home.command("--workers", "2")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, out + err
+    assert len(home.model.requests) == 17
+    assert "17 of 40 rows have their answer and keep it" in out
+
+
+def test_answers_that_say_nothing_are_counted_apart(home: Home) -> None:
+    home.model.answer = lambda request: Reply({}) if request.text == "empty" else Reply({"mood": "good"})
+    write_mood_home(home.root, home.model.url, ["nice", "empty", "empty"])
+    assert "3 data rows (3 ok with 2 empty); 3 calls" in home.materialize().out
+
+
+def test_what_is_shown_on_the_way_does_not_fill_dagsters_own_logs(home: Home) -> None:
+    """While Dagster executes, it copies what comes on standard error: of a bar, megabytes an hour."""
+    write_mood_home(home.root, home.model.url, ["nice", "broken"])
+    process = home.command()
+    _, err = process.communicate(timeout=120)
+    assert "slice 00000 failed" in err
+    logs = [path.read_text() for path in (home.root / ".dagster").rglob("compute_logs/*.err")]
+    assert logs
+    assert not any("slice 00000 failed" in log for log in logs)
+
+
+def test_a_worker_that_is_done_sends_nothing_more() -> None:
+    now, stream = [0.0], io.StringIO()
+    gauge = Gauge(Lines("notes_mood", stream, lambda: now[0]), total=100)
+    done, going = Task("notes_mood", (), ("00000",)), Task("notes_mood", (), ("00001",))
+    gauge.hear(News(done, Progress("notes_mood", 50, 50, 0, 50, 9.0, "retrying: x")))
+    gauge.hear(News(done, SliceReport("00000", rows=50, ok=50, calls=50, data_version="v")))
+    now[0] = 10.0
+    gauge.hear(News(going, Progress("notes_mood", 50, 10, 0, 10, 2.0)))
+    assert stream.getvalue() == "notes_mood: 60 of 100 rows, 2.0 requests/s, 0 failed, about 0:06 left\n"
+
+
 def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
     now, stream = [0.0], io.StringIO()
     gauge = Gauge(Lines("notes_mood", stream, lambda: now[0]), total=100)
@@ -304,6 +363,6 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
         gauge.hear(News(one, Progress("notes_mood", 50, second * 2, 1, second * 2, 2.0)))
         gauge.hear(News(other, Progress("notes_mood", 50, second, 0, second, 1.0, "held by the endpoint for 9 s")))
     assert stream.getvalue().splitlines() == [
-        "notes_mood: 29 of 100 rows, 1 failed, 3.0 requests/s, held by the endpoint for 9 s, about 0:24 left",
-        "notes_mood: 59 of 100 rows, 1 failed, 3.0 requests/s, held by the endpoint for 9 s, about 0:13 left",
+        "notes_mood: 29 of 100 rows, held by the endpoint for 9 s, 3.0 requests/s, 1 failed, about 0:24 left",
+        "notes_mood: 59 of 100 rows, held by the endpoint for 9 s, 3.0 requests/s, 1 failed, about 0:13 left",
     ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundry_pipeline.config.money import Money
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.preview.forecast import Seen, duration, forecast, wilson
 from foundry_pipeline.preview.gallery import Span, highlighted
@@ -75,8 +77,10 @@ def test_the_rate_or_the_latency_limits_the_time() -> None:
 
 
 def test_answered_rows_cost_nothing_and_retries_do() -> None:
-    foreseen = forecast(Seen(10, 1, 0, 20, 0.1), rows=1000, rows_answered=500, cost_per_call=0.5, **LIMITS)
-    assert (foreseen.calls, foreseen.cost) == (1000, 500.0)
+    foreseen = forecast(
+        Seen(10, 1, 0, 20, 0.1), rows=1000, rows_answered=500, cost_per_call=Money(Decimal("0.5"), "USD"), **LIMITS
+    )
+    assert (foreseen.calls, str(foreseen.cost)) == (1000, "500 USD")
 
 
 def test_failures_are_foreseen_as_an_interval_that_widens_with_ignorance() -> None:

@@ -89,6 +89,10 @@ class Breaker:
         """This process stops before its probe has brought anything: it is another's turn."""
         self._shared.update(lambda state, now: (state._replace(next_probe=now), None))
 
+    def open_for_s(self) -> float | None:
+        """Seconds since it opened; None while it is closed. For people: `gate` is what requests ask."""
+        return self._shared.update(lambda state, now: (state, now - state.open_since if state.open_since else None))
+
     def gate(self) -> Gate:
         """Ask before every request. Gives the probe to one process, which must report back.
 

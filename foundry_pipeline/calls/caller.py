@@ -18,7 +18,9 @@ from itertools import count
 
 from foundry_pipeline.calls.blame import Blame, HeldBack, Task
 from foundry_pipeline.calls.breaker import Breaker, Gate
+from foundry_pipeline.calls.budget import Budget
 from foundry_pipeline.calls.client import Broken, Fault, ModelClient, Response
+from foundry_pipeline.calls.clock import clock_time
 from foundry_pipeline.calls.ledger import EVIDENCE_BYTES, Answer, Attempt, Intent, Withdrawal
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.stop import Stop
@@ -77,10 +79,11 @@ class Caller:
         make_client: Callable[[], ModelClient],
         credentials: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]],
         scrub: Callable[[bytes], bytes],
+        budget: Budget | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """`credentials` gives headers and query parameters at the moment of sending; `scrub` takes the secret out of
-        what comes back; `rate` must sleep through `stop`."""
+        what comes back; `rate` must sleep through `stop`; without a `budget` nothing is counted."""
         self._rules = rules
         self._rate = rate
         self._breaker = breaker
@@ -89,6 +92,7 @@ class Caller:
         self._make_client = make_client
         self._credentials = credentials
         self._scrub = scrub
+        self._budget = budget
         self._jitter = jitter
         self._queue: asyncio.Queue[Task] = asyncio.Queue()
         self._open: set[Task] = set()
@@ -249,7 +253,12 @@ class Caller:
         await self._declare_intent(client, task)
         sent_us = time.time_ns() // 1000
         task.sends += 1
-        result = await self._post(client, task.call_id, body)
+        try:
+            result = await self._post(client, task.call_id, body)
+        except EndpointStopped:  # before it was sent
+            task.sends -= 1
+            await task.ledger.write(Withdrawal(task.call_id))
+            raise
         if isinstance(result, Fault):
             await self._digest_fault(client, task, result, sent_us)
             return False
@@ -286,10 +295,16 @@ class Caller:
             raise
 
     async def _post(self, client: ModelClient, key: str, body: bytes) -> Response | Fault:
+        """Send once. Raises EndpointStopped, and sends nothing, where the run has ended or its budget is spent."""
         self._stop.check()
         headers, params = self._credentials()
+        if self._budget is not None:
+            self._budget.spend()
         self.tally.calls += 1
-        return await client.post(body, {**headers, "Idempotency-Key": key}, params)
+        result = await client.post(body, {**headers, "Idempotency-Key": key}, params)
+        if self._budget is not None and isinstance(result, Fault) and result.broken in _NEVER_ARRIVED:
+            self._budget.give_back()
+        return result
 
     def _judge(self, response: Response, reply: bytes) -> Verdict:
         rules = self._rules
@@ -491,9 +506,8 @@ class Caller:
             patience_s = self._rules.preflight_patience_s
         waited_s = time.monotonic() - (self._trouble_since or time.monotonic())
         if waited_s > patience_s:
-            raise EndpointStopped(
-                "endpoint_down", f"no answer for {waited_s:.0f} s: {self._waiting_for}; run again to go on"
-            )
+            since = f"{waited_s:.0f} s, since {clock_time(time.time() - waited_s)}"
+            raise EndpointStopped("endpoint_down", f"no answer for {since}: {self._waiting_for}; run again to go on")
 
     async def _pass_gate(self, client: ModelClient) -> bool:
         """Return once requests may go. True: this request itself is the probe, for want of a canary."""
@@ -564,6 +578,9 @@ def _readable(reply: bytes, response: Response) -> bytes | None:
     except UnicodeError:
         return None
 
+
+_NEVER_ARRIVED = frozenset({Broken.UNREACHABLE, Broken.NO_HOST, Broken.TLS})
+"""Nothing was sent, so nothing is charged for it."""
 
 _FAULT_CODES: Mapping[Broken, tuple[str, int | None]] = {
     Broken.UNREACHABLE: ("connection", None),

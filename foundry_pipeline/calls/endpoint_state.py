@@ -75,7 +75,7 @@ class StateFile:
         """The last record seen, and what it says: as a rule it is our own."""
         self._clock = clock
         self._lock = threading.Lock()  # flock tells processes apart, not threads
-        self._boot = (boot_id or _this_boot()).encode()[:36].ljust(36)
+        self._boot = (boot_id or this_boot()).encode()[:36].ljust(36)
 
     def close(self) -> None:
         """Give the file back. The state stays."""
@@ -155,7 +155,8 @@ def endpoint_key(url: str) -> str:
     return hashlib.sha256(urlunsplit((parts.scheme, place, parts.path, "", "")).encode()).hexdigest()[:32]
 
 
-def _this_boot() -> str:
+def this_boot() -> str:
+    """An id that a reboot changes: the kernel's own, else the minute of the last boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -312,6 +312,21 @@ class Ledger:
             raise _storage_error(self.path, err) from err
 
 
+def requests_in(folder: Path) -> int:
+    """Requests that the ledgers of a folder record, which others may be writing. Raises StorageError."""
+    total = 0
+    for path in sorted(folder.glob("*.sqlite")):
+        try:
+            with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+                connection.execute("PRAGMA busy_timeout=10000")
+                if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'calls'").fetchone():
+                    total += connection.execute("SELECT COALESCE(SUM(attempts), 0) FROM calls").fetchone()[0]
+        except sqlite3.Error as err:
+            if path.exists():  # else its slice has just been committed
+                raise _storage_error(path, err) from err
+    return total
+
+
 _ANSWER_COLUMNS = (
     "call_id",
     "outcome",

@@ -124,10 +124,24 @@ class Plan:
 
     def final(self) -> Codes:
         """Every row's outcome, as it would be committed now; NONE where it has none."""
-        now = self.settled[self.first] if len(self) else self.settled
-        stays = (self.good_at != NONE) & (now != NONE) & ~np.isin(now, _codes(GOOD))
-        now = np.where(stays, _codes(("ok",))[0], now)
+        now = np.where(self._stays, _codes(("ok",))[0], self._now)
         return np.where(self.kept != NONE, self.kept, now).astype(np.int8)
+
+    @property
+    def older_stays(self) -> int:
+        """Rows whose new call failed, so that the good answer they had stays."""
+        return int(np.count_nonzero(self._stays & (self.kept == NONE)))
+
+    @property
+    def _now(self) -> Codes:
+        """Every row's outcome of the call that is made now."""
+        return self.settled[self.first] if len(self) else self.settled
+
+    @property
+    def _stays(self) -> Picked:
+        now = self._now
+        stays: Picked = (self.good_at != NONE) & (now != NONE) & ~np.isin(now, _codes(GOOD))
+        return stays
 
     def count(self, outcome: str) -> int:
         """Rows with this outcome so far."""

@@ -5,63 +5,34 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.ledger import Answer
 from foundry_pipeline.calls.plan import GOOD, NONE, Plan
+from foundry_pipeline.calls.reports import SliceReport
+from foundry_pipeline.calls.tally import MOST_NAMED, OLDER_STAYS, Tally, Unanswered
 from foundry_pipeline.errors import EndpointStopped, StorageError
 from foundry_pipeline.tables import OUTCOMES
-
-EXAMPLES = 20
-
-
-@dataclass(frozen=True, slots=True)
-class SliceReport:
-    """What became of one slice. Counts are data rows unless said otherwise; `failure` is None where it is committed."""
-
-    slice_key: str
-    rows: int = 0
-    ok: int = 0
-    empty: int = 0
-    """Of `ok`: answers that say "nothing found"."""
-    failed: int = 0
-    rejected_by_model: int = 0
-    not_sent: int = 0
-    calls: int = 0
-    """Requests sent now, retries included."""
-    reused: int = 0
-    """Rows whose good answer was already there: no request."""
-    repeated: int = 0
-    """Calls whose outcome an earlier process never learned (killed in flight), sent again."""
-    latency_ms: Mapping[str, float] = field(default_factory=dict)
-    """p50, p95, p99 and max of the answers that came now."""
-    rate_per_s: float = 0.0
-    """Requests a second, as sent now."""
-    seconds: float = 0.0
-    errors: Mapping[str, int] = field(default_factory=dict)
-    """Error code -> rows."""
-    examples: Sequence[tuple[str, str, str]] = ()
-    """(global key, code, message) of the first failed rows, at most 20."""
-    failure: str | None = None
-    data_version: str | None = None
-    """sha256 of the committed file."""
 
 
 class SliceCalls:
     """What the calls of a slice have brought so far. Make it and use it in the event loop of the calls."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, unknown: Collection[str] = ()) -> None:
+        """`unknown` are calls that an earlier process sent, or was about to send, without learning the outcome."""
         self._plan = plan
+        self._unknown = unknown
         self._rows_sharing = plan.rows_sharing()
         self._open = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
         self._latencies_ms = array("d")
-        self._examples: list[tuple[int, str, str, str]] = []
+        self._unanswered: dict[str, list[tuple[int, Unanswered]]] = {}
+        self._repeated: list[str] = []
         self.sent = 0
         """Requests, retries included."""
         self.errors: Counter[str] = Counter()
@@ -80,6 +51,8 @@ class SliceCalls:
         if not self._open:
             self._none_open.set()
         self.sent += task.sends
+        if task.sends and task.call_id in self._unknown:
+            self._repeated.append(task.row.global_key)
         if (error := task.settled.exception()) is not None:
             self.fail(error)
             return None, 0
@@ -97,42 +70,74 @@ class SliceCalls:
         self._plan.settled[number] = OUTCOMES.index(answer.outcome)
         if answer.outcome == "ok" and answer.latency_ms is not None:
             self._latencies_ms.append(answer.latency_ms)
-        if answer.error is not None:
-            self.errors[answer.error] += int(self._rows_sharing[number])
-            self._examples.append((number, task.row.global_key, answer.error, answer.message or ""))
-            if len(self._examples) > 2 * EXAMPLES:
-                self._examples = sorted(self._examples)[:EXAMPLES]
+        if answer.outcome != "ok":
+            self.errors[answer.error or ""] += int(self._rows_sharing[number])
+            self._name(number, _unanswered(task, answer))
+
+    def _name(self, number: int, row: Unanswered) -> None:
+        """Keep the first rows of each outcome by name, in the slice's order."""
+        rows = self._unanswered.setdefault(row.outcome, [])
+        rows.append((number, row))
+        if len(rows) > 2 * MOST_NAMED:
+            rows.sort(key=lambda named: named[0])
+            del rows[MOST_NAMED:]
 
     async def all_settled(self) -> None:
         """Return once every call that was handed over has come to its end."""
         await self._none_open.wait()
 
     def report(self, slice_key: str, seconds: float) -> SliceReport:
-        """What the calls brought, before the commit. A row whose call was stopped counts as not sent."""
-        plan = self._plan
-        final = plan.final()
-        counts = {name: int(np.count_nonzero(final == code)) for code, name in enumerate(OUTCOMES)}
+        """What the calls took."""
         return SliceReport(
             slice_key,
-            rows=len(plan),
-            ok=counts["ok"],
-            failed=counts["failed"],
-            rejected_by_model=counts["rejected_by_model"],
-            not_sent=counts["not_sent"] + int(np.count_nonzero(final == NONE)),
+            rows=len(self._plan),
             calls=self.sent,
-            reused=int(np.count_nonzero(plan.kept != NONE)),
+            reused=int(np.count_nonzero(self._plan.kept != NONE)),
+            repeated=len(self._repeated),
+            repeated_rows=tuple(self._repeated[:MOST_NAMED]),
             latency_ms=_percentiles(self._latencies_ms),
-            rate_per_s=self.sent / max(seconds, 1e-9),
+            rate_per_s=self.sent / seconds if seconds > 0 else 0.0,
             seconds=seconds,
-            errors=dict(self.errors.most_common()),
-            examples=tuple(example[1:] for example in sorted(self._examples)[:EXAMPLES]),
         )
+
+    def tally(self, stop_code: str, unsent: Sequence[str] = ()) -> Tally:
+        """The rows before the commit. What was not settled is not sent, with `stop_code`; `unsent` names some of it."""
+        plan = self._plan
+        final = plan.final()
+        left = int(np.count_nonzero(final == NONE))
+        tally = Tally(older_stays=plan.older_stays, codes=Counter(self.errors))
+        tally.outcomes.update({name: int(np.count_nonzero(final == code)) for code, name in enumerate(OUTCOMES)})
+        for number, row in sorted((named for rows in self._unanswered.values() for named in rows), key=_number):
+            stays = row.outcome not in GOOD and plan.good_at[number] != NONE
+            tally.name(replace(row, outcome=OLDER_STAYS) if stays else row)
+        if left:
+            tally.outcomes["not_sent"] += left
+            tally.codes[stop_code] += left
+        for key in unsent:
+            tally.name(Unanswered(key, "not_sent", stop_code))
+        return tally
 
     def kept(self) -> str:
         """How much of a slice that is not committed need not be asked again, for people."""
         good = np.isin(self._plan.settled[self._plan.first], [OUTCOMES.index(outcome) for outcome in GOOD])
         kept = np.count_nonzero((self._plan.kept != NONE) | good)
         return f"{kept} of {len(self._plan)} rows have their answer, kept in the ledger and not asked again"
+
+
+def _unanswered(task: Task, answer: Answer) -> Unanswered:
+    attempts = answer.attempts or task.sends
+    return Unanswered(
+        task.row.global_key,
+        answer.outcome,
+        answer.error or "",
+        answer.http_status,
+        attempts,
+        answer.message or "",
+    )
+
+
+def _number(named: tuple[int, Unanswered]) -> int:
+    return named[0]
 
 
 def _percentiles(values: array[float]) -> dict[str, float]:

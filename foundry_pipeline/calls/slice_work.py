@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 from array import array
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ import pyarrow.parquet as pq
 
 from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.calls.plan import GOOD, NONE, EarlierAnswers, Ids, Numbers, Picked, Plan, ids_of
+from foundry_pipeline.calls.tally import Tally, Unanswered
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.store import Store, Write, reading
-from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, RESPONSES, build
+from foundry_pipeline.tables import DATA_ROWS, RESPONSES, build
 
 PAGE_ROWS = 256
 CHUNK_ROWS = 64
@@ -72,12 +72,6 @@ class SliceWork:
     def reused(self) -> int:
         """Rows whose answer was already there."""
         return int(np.count_nonzero(self.plan.kept != NONE))
-
-    @property
-    def repeated(self) -> int:
-        """Calls to be made whose outcome an earlier process never learned."""
-        unknown = EarlierAnswers((call_id, OUTCOMES[0]) for call_id in self.ledger.unknown)
-        return int(np.count_nonzero(self.plan.needs_call & (unknown.places(self.plan.ids) != NONE)))
 
     def rows(self, picked: Picked) -> Iterator[list[tuple[int, DataRow]]]:
         """The rows that are picked, with their numbers, a page at a time. Raises StorageError."""
@@ -189,36 +183,20 @@ def _committed_answers(store: Store, run: str, slice_key: str, options: CallOpti
         raise
 
 
-def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[str], int, str]:
-    """Write `responses`. Gives (outcome -> rows, empty answers, sha256).
+def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Tally, str]:
+    """Write `responses`. Gives what the file holds, and its sha256.
 
     Where every answer was committed before, for the same rows in the same order, the file stays as it is.
     """
-    tally = _Tally()
+    tally = Tally()
     if unchanged := _unchanged(work, tally):
-        return tally.outcomes, tally.empty, unchanged
-    tally = _Tally()
+        return tally, unchanged
+    tally = Tally()
     written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
-    return tally.outcomes, tally.empty, written[RESPONSES.name].sha256
+    return tally, written[RESPONSES.name].sha256
 
 
-@dataclass(slots=True)
-class _Tally:
-    outcomes: Counter[str] = field(default_factory=Counter)
-    empty: int = 0
-
-    def add(self, outcome: str, reply: str | bytes | None) -> None:
-        self.outcomes[outcome] += 1
-        if outcome == "ok" and reply is not None and len(reply) <= _EMPTY_MOST and reply.strip() in _EMPTY_REPLIES:
-            self.empty += 1
-
-
-_EMPTY_REPLIES = frozenset(["{}", "[]", "{ }", "[ ]", b"{}", b"[]", b"{ }", b"[ ]"])
-_EMPTY_MOST = 100
-"""A longer reply is not looked at: mebibytes would be copied for nothing."""
-
-
-def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
+def _unchanged(work: SliceWork, tally: Tally) -> str | None:
     """The committed file's sha256 where it already says exactly this."""
     file = work.store.open(RESPONSES, work.run.name, work.slice_key)
     if file is None:
@@ -227,8 +205,8 @@ def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
         same = file.metadata.num_rows == len(work.plan) and bool(np.all(work.plan.committed_at != NONE))
         if not same or not _same_rows(file, work):
             return None
-        for outcome, reply in _records(file, ["outcome", "reply"]):
-            tally.add(outcome, reply)
+        for key, *result in _records(file, ["global_key", *_RESULT]):
+            _tell(tally, key, result)
     return work.store.check_intact(RESPONSES, work.run.name, work.slice_key)
 
 
@@ -239,7 +217,7 @@ def _same_rows(file: pq.ParquetFile, work: SliceWork) -> bool:
     return all(theirs == (work.plan.call_id(number), *ours) for number, (theirs, ours) in enumerate(pairs))
 
 
-def _writer(work: SliceWork, tally: _Tally) -> Write:
+def _writer(work: SliceWork, tally: Tally) -> Write:
     def write(writer: pq.ParquetWriter) -> None:
         group: list[pa.Table] = []
         for table in _tables(work, tally):
@@ -253,7 +231,7 @@ def _writer(work: SliceWork, tally: _Tally) -> Write:
     return write
 
 
-def _tables(work: SliceWork, tally: _Tally) -> Iterator[pa.Table]:
+def _tables(work: SliceWork, tally: Tally) -> Iterator[pa.Table]:
     """The slice's `responses`, a few rows at a time."""
     old = _CommittedReplies(work.store, work.run.name, work.slice_key)
     for at, batch in _batches(work.source, ["data_row_id", "global_key"]):
@@ -263,8 +241,11 @@ def _tables(work: SliceWork, tally: _Tally) -> Iterator[pa.Table]:
             records = []
             for number in numbers:
                 result = _result_of(work.plan, number, answers, old)
-                tally.add(result[0], result[_REPLY])
-                records.append((work.plan.call_id(number), *keys[number - at], *result))
+                data_row_id, global_key = keys[number - at]
+                _tell(tally, global_key, result)
+                if _older_stays(work.plan, number, answers):
+                    tally.add_older(_unanswered(global_key, _result(answers[work.plan.call_id(number)])))
+                records.append((work.plan.call_id(number), data_row_id, global_key, *result))
             yield build(RESPONSES, dict(zip(RESPONSES.schema.names, zip(*records, strict=True), strict=True)))
 
 
@@ -295,10 +276,28 @@ _Result = tuple[Any, ...]
 def _result_of(plan: Plan, number: int, answers: Mapping[str, Answer], old: _CommittedReplies) -> _Result:
     if (place := int(plan.committed_at[number])) != NONE:
         return old.at(place)
-    answer = answers[plan.call_id(number)]
-    if answer.outcome not in GOOD and (place := int(plan.good_at[number])) != NONE:
-        return old.at(place)
-    return _result(answer)
+    if _older_stays(plan, number, answers):
+        return old.at(int(plan.good_at[number]))
+    return _result(answers[plan.call_id(number)])
+
+
+def _older_stays(plan: Plan, number: int, answers: Mapping[str, Answer]) -> bool:
+    """True where the row's new call failed, and it has a good answer from before."""
+    if plan.committed_at[number] != NONE or plan.good_at[number] == NONE:
+        return False
+    return answers[plan.call_id(number)].outcome not in GOOD
+
+
+def _tell(tally: Tally, global_key: str, result: Sequence[Any]) -> None:
+    if result[0] == "ok":
+        tally.add_good(result[_REPLY])
+    else:
+        tally.add(_unanswered(global_key, result))
+
+
+def _unanswered(global_key: str, result: Sequence[Any]) -> Unanswered:
+    outcome, http_status, attempts, _, _, _, error, message = result
+    return Unanswered(global_key, outcome, error or "", http_status, attempts, message or "")
 
 
 def response_of(row: DataRow, answer: Answer) -> dict[str, Any]:

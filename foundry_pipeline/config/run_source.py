@@ -20,6 +20,7 @@ from foundry_pipeline.config.fields import (
     seen,
     text,
 )
+from foundry_pipeline.config.money import Money, money
 from foundry_pipeline.config.params import completed, params_path
 from foundry_pipeline.config.schedule import cron_fault
 from foundry_pipeline.config.yaml_source import Findings, Item
@@ -62,6 +63,8 @@ class Run:
     exports: tuple[str, ...] = ()
     schedule: str | None = None
     max_failed_share: float = 0.05
+    budget: Money | None = None
+    """What all calls of this run may cost together, in the currency of the model's `cost_per_call`."""
     follow_dataset: bool = False
     """Launch this run's new slices when its dataset grows, where the growth sensor is on."""
 
@@ -86,6 +89,7 @@ def run_of(
         "exports": list_of(choice(_export_formats()), empty=True),
         "schedule": _schedule,
         "max_failed_share": number(least=0, most=1),
+        "budget": money(most=1_000_000_000),
         "follow_dataset": flag,
     }
     plain = block.given(readers)
@@ -95,6 +99,7 @@ def run_of(
     if sound[0] is not None:
         params = _complete(sound[0], params, block.item("inference_params"), root.line, found)
         _check_features(sound[0], plain, block, found)
+        _check_budget(sound[0], plain.get("budget"), block, found)
     if sound[0] is None or sound[1] is None:
         return None
     _check_media(sound[0], sound[1], block, found)
@@ -195,6 +200,18 @@ def _check_features(model: Manifest, plain: Mapping[str, Any], block: Block, fou
     _refuse_strangers(block.item("ontology_mapping"), mapping, classes, "the model has no class", found)
     thresholds = plain.get("min_score", MinScore()).by_feature
     _refuse_strangers(block.item("min_score"), thresholds, features, "after the mapping there is no feature", found)
+
+
+def _check_budget(model: Manifest, budget: Money | None, block: Block, found: Findings) -> None:
+    """A budget that cannot be kept would be trusted all the same."""
+    item, price = block.item("budget"), model.cost_per_call
+    if item is None or budget is None:
+        return
+    if price is None:
+        refuse(item, found, f"needs `cost_per_call` in {model.file}: without it nobody knows what is spent")
+    elif budget.currency and price.currency and budget.currency != price.currency:
+        message = f"expected the currency of `cost_per_call` in {model.file}, {price.currency}; got {budget.currency}"
+        refuse(item, found, message)
 
 
 def _refuse_strangers(

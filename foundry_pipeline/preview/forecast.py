@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from foundry_pipeline.config.money import Money
+
 Z_95 = 1.96
 
 
@@ -31,7 +33,7 @@ class Forecast:
     """"rate" or "latency"."""
     failed_low: int
     failed_high: int
-    cost: float | None
+    cost: Money | None
 
 
 def forecast(
@@ -41,7 +43,7 @@ def forecast(
     rows_answered: int,
     requests_per_second: float,
     max_concurrency: int,
-    cost_per_call: float | None,
+    cost_per_call: Money | None,
 ) -> Forecast:
     """`rows_answered` of the dataset's `rows` have a good answer already and cost nothing."""
     left = rows - rows_answered
@@ -57,7 +59,7 @@ def forecast(
         limited_by="rate" if by_rate >= by_latency else "latency",
         failed_low=math.floor(low * left),
         failed_high=math.ceil(high * left),
-        cost=None if cost_per_call is None else calls * cost_per_call,
+        cost=None if cost_per_call is None else Money(calls * cost_per_call.amount, cost_per_call.currency),
     )
 
 

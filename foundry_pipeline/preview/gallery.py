@@ -62,7 +62,7 @@ def forecast_lines(foreseen: Forecast) -> list[tuple[str, str]]:
         ("time", f"{duration(foreseen.seconds)}, limited by the {foreseen.limited_by}"),
         ("failures to expect", f"{foreseen.failed_low:,} to {foreseen.failed_high:,} data rows"),
     ]
-    return lines + ([] if foreseen.cost is None else [("cost", f"{foreseen.cost:,.2f}")])
+    return lines + ([] if foreseen.cost is None else [("cost", str(foreseen.cost))])
 
 
 def _row(shown: Shown) -> Html:
