@@ -20,11 +20,11 @@ BOX = {"global_key": "g", "feature": "cat", "left": 1.0, "top": 2.0, "width": 3.
 
 
 def exported(tmp_path, run, *, data_rows=(PICTURE,), outcomes=None, **tables):
-    """(lines, lost, answered rows) of a run with one slice."""
+    """(lines, what was lost or changed) of a run with one slice."""
     store = Store(tmp_path)
     fill(store, run, "000000", data_rows=data_rows, outcomes=outcomes, **tables)
     report = export_run(run, store, "labelbox")
-    return lines_in(tmp_path, run), report.lost
+    return lines_in(tmp_path, run), {**report.lost, **report.changed}
 
 
 def lines_in(tmp_path, run):

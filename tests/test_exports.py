@@ -11,7 +11,7 @@ import pytest
 
 from foundry_pipeline.errors import ConfigError, StorageError
 from foundry_pipeline.exports import FORMATS, export_run
-from foundry_pipeline.exports.tally import CHANGES, Loss
+from foundry_pipeline.exports.publish import LISTING
 from foundry_pipeline.home import MinScore
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, PREDICTION_TABLES, RESPONSES
@@ -124,7 +124,11 @@ def test_mapping_and_thresholds_of_the_run_apply_and_are_counted(tmp_path):
     assert manifest_of(folder(tmp_path, run, "labelbox"))["predictions"] == {
         "in": 6,
         "out": 3,
-        "features": {"Bird": {"in": 1, "out": 0}, "cat": {"in": 2, "out": 1}, "pedestrian": {"in": 3, "out": 2}},
+        "features": {
+            "Bird": {"in": 1, "out": 0, "lost": {"mapped_to_null": 1}},
+            "cat": {"in": 2, "out": 1, "lost": {"below_min_score": 1}},
+            "pedestrian": {"in": 3, "out": 2, "lost": {"below_min_score": 1}},
+        },
     }
 
 
@@ -165,7 +169,7 @@ def test_answers_that_are_each_others_parents_are_counted_not_followed_for_ever(
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_prediction_is_written_or_counted(tmp_path, name):
-    """in = out + left out, whatever comes; a loss that is only a change leaves the prediction in."""
+    """in = out + lost, whatever comes."""
     run = make_run(mapping={"dog": None}, min_score=MinScore(0.15))
     points = [{"x": 1.0, "y": 1.0}, {"x": 9.0, "y": 1.0}, {"x": 9.0, "y": 9.0}]
     at = {"global_key": "0.jpg"}
@@ -184,9 +188,8 @@ def test_every_prediction_is_written_or_counted(tmp_path, name):
         texts=[at | {"feature": "summary", "answer": ""}],
     )
     report = export_run(run, Store(tmp_path), name)
-    left_out = sum(count for reason, count in report.lost.items() if Loss(reason) not in CHANGES)
     assert report.predictions_in == 40
-    assert report.predictions_out == report.predictions_in - left_out
+    assert report.predictions_out == report.predictions_in - sum(report.lost.values())
     path = folder(tmp_path, run, name)
     written = lines_of(path) if name == "labelbox" else json.loads((path / "results.json").read_text())
     assert len(written) == report.predictions_out
@@ -214,6 +217,8 @@ def test_the_manifest_says_what_went_in_and_what_came_out(tmp_path):
         "answered_without_predictions": 2,
         "unanswered": 2,
         "outcomes": {"ok": 3, "failed": 1, "rejected_by_model": 0, "not_sent": 0, "not_asked": 1},
+        "written": 3,
+        "left_out": {"not_answered": 2},
     }
     assert (report.answered, report.unanswered) == (3, 2)
     assert {file["name"]: file["sha256"] for file in manifest["files"]} == {
@@ -232,14 +237,44 @@ def test_the_manifest_states_the_conventions_for_offsets(tmp_path):
 
 
 def test_files_of_an_earlier_export_go_and_what_is_not_ours_stays(tmp_path):
-    run, store = make_run(), Store(tmp_path)
+    run, store, out = make_run(), Store(tmp_path), tmp_path / "out"
+    fill(store, run, "0", data_rows=ROWS, boxes=some_boxes())
+    (out / "annotations").mkdir(parents=True)
+    (out / "annotations-00012.ndjson").write_text("a person's own")
+    export_run(run, store, "labelbox", out)
     fill(store, run, "0", data_rows=ROWS)
-    path = folder(tmp_path, run, "labelbox")
-    path.mkdir(parents=True)
-    for name in ("annotations-00001.ndjson", "annotations-00012.ndjson", "notes.txt"):
-        (path / name).write_text("old")
-    export_run(run, store, "labelbox")
-    assert sorted(contents(path)) == ["data_rows.jsonl", "manifest.json", "notes.txt"]
+    export_run(run, store, "labelbox", out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "annotations",
+        "annotations-00012.ndjson",
+        "data_rows.jsonl",
+        "manifest.json",
+    ]
+
+
+def test_files_of_an_export_that_was_killed_go_with_the_next_one(tmp_path):
+    """It had begun to move its files, and left only the list of their names behind."""
+    run, store, out = make_run(), Store(tmp_path / "warehouse"), tmp_path / "out"
+    fill(store, run, "0", data_rows=ROWS)
+    out.mkdir()
+    (out / "annotations-00001.ndjson").write_text("half an export")
+    (out / LISTING).write_text('{"files": [{"name": "annotations-00001.ndjson"}]}')
+    export_run(run, store, "labelbox", out)
+    assert sorted(contents(out)) == ["data_rows.jsonl", "manifest.json"]
+
+
+@pytest.mark.parametrize(
+    "listed", ['{"files": [{"name": "../keep.txt"}]}', '{"files": [{"name": "%s"}]}', '{"files": 5}', "[1]", "\0"]
+)
+def test_a_foreign_manifest_removes_nothing_outside_its_folder(tmp_path, listed):
+    run, store, out = make_run(), Store(tmp_path / "warehouse"), tmp_path / "out"
+    fill(store, run, "0", data_rows=ROWS)
+    out.mkdir()
+    (tmp_path / "keep.txt").write_text("precious")
+    (out / "manifest.json").write_text(listed.replace("%s", str(tmp_path / "keep.txt")))
+    export_run(run, store, "labelbox", out)
+    assert (tmp_path / "keep.txt").read_text() == "precious"
+    assert manifest_of(out)["format"] == "labelbox"
 
 
 def test_a_damaged_table_leaves_the_old_export_as_it_was(tmp_path):
@@ -308,8 +343,7 @@ def test_an_object_store_gets_the_same_files(tmp_path, name):
     expected = contents(folder(tmp_path, run, name))
     for file in folder(tmp_path, run, name).iterdir():
         file.unlink()
-    (folder(tmp_path, run, name) / "annotations-00009.ndjson").write_text("old")
+    (folder(tmp_path, run, name) / "old").write_text("old")
+    (folder(tmp_path, run, name) / "manifest.json").write_text('{"files": [{"name": "old"}]}')
     export_run(run, Store(f"file://{tmp_path}"), name)
-    found = contents(folder(tmp_path, run, name))
-    assert found.pop("annotations-00009.ndjson", None) == (None if name == "labelbox" else b"old")
-    assert found == expected
+    assert contents(folder(tmp_path, run, name)) == expected

@@ -60,6 +60,8 @@ class Run:
     ontology_mapping: Mapping[str, str | None] = field(default_factory=dict)
     min_score: MinScore = field(default_factory=MinScore)
     exports: tuple[str, ...] = ()
+    keep_empty: bool = True
+    """Data rows in which nothing was found are in the exports that can say so."""
     schedule: str | None = None
     max_failed_share: float = 0.05
     follow_dataset: bool = False
@@ -84,6 +86,7 @@ def run_of(
         "ontology_mapping": _ontology_mapping,
         "min_score": _min_score,
         "exports": list_of(choice(_export_formats()), empty=True),
+        "keep_empty": flag,
         "schedule": _schedule,
         "max_failed_share": number(least=0, most=1),
         "follow_dataset": flag,

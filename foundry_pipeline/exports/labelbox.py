@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,12 +23,12 @@ import orjson
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record, rle_of
-from foundry_pipeline.exports.format import Exporter
-from foundry_pipeline.exports.tally import Loss, Tally
+from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.pictures import Ltwh, clip_box, ltwh_of
+from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
 from foundry_pipeline.home import Run
 from foundry_pipeline.png import colour_png, rle_png
 from foundry_pipeline.rle import to_dense
-from foundry_pipeline.store import Store
 
 ROWS_PER_FILE = 1_000
 LINES_PER_FEATURE = 5_000  # on one data row: more are refused by the platform's client
@@ -51,13 +50,22 @@ Unit = tuple[Prediction, ...]
 """What becomes one line: one prediction, or all chosen answers of one checklist."""
 
 
-def write(run: Run, _store: Store, rows: Iterator[AnnotatedRow], folder: Path, tally: Tally) -> None:
+def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
     """Write the files of one export into `folder`. Memory holds the lines of one data row."""
     with _Files(folder) as files, (folder / "data_rows.jsonl").open("wb") as about_rows:
         for annotated in rows:
-            lines = list(lines_of(run, annotated, tally))
+            lines = list(lines_of(export.run, annotated, export.tally))
+            _count_row(annotated, lines, export.tally)
             files.write(lines)
             about_rows.write(_json_line(_about(annotated, len(lines))))
+
+
+def _count_row(annotated: AnnotatedRow, lines: Sequence[Line], tally: Tally) -> None:
+    """NDJSON has no line for a data row without annotations, whatever `keep_empty` says."""
+    if lines:
+        tally.rows_written += 1
+    else:
+        tally.leave_row_out(annotated, RowLoss.NOTHING_WRITTEN if annotated.answered else RowLoss.NOT_ANSWERED)
 
 
 def lines_of(run: Run, annotated: AnnotatedRow, tally: Tally) -> Iterator[Line]:
@@ -126,21 +134,12 @@ OBSTACLES: Mapping[str, Callable[[DataRow, Record], Loss | None]] = {
 }
 
 
-def _clipped_ltwh(row: DataRow, values: Record) -> tuple[float, float, float, float]:
-    """The part of a box inside the picture, in pixels; the whole box where the picture's size is not known.
-
-    A box beside the picture gets a width or height of 0 or less.
-    """
-    left, top, width, height = values["left"], values["top"], values["width"], values["height"]
-    picture_width = row.width or values["image_width"]
-    picture_height = row.height or values["image_height"]
-    if picture_width is None or picture_height is None:
-        return left, top, width, height
-    if left >= 0 and top >= 0 and left + width <= picture_width and top + height <= picture_height:
-        return left, top, width, height  # left + width - left is not always width in floats
-    right, bottom = min(left + width, picture_width), min(top + height, picture_height)
-    left, top = max(left, 0.0), max(top, 0.0)
-    return left, top, right - left, bottom - top
+def _clipped_ltwh(row: DataRow, values: Record) -> Ltwh:
+    """The part of a box inside the picture, or inside the one the model saw where the data row has no size."""
+    for size in ((row.width, row.height), (values["image_width"], values["image_height"])):
+        if size[0] is not None and size[1] is not None:
+            return clip_box(ltwh_of(values), (size[0], size[1]))
+    return ltwh_of(values)
 
 
 def _units(predictions: Iterable[Prediction]) -> list[Unit]:
@@ -211,16 +210,16 @@ def _confidence(values: Record) -> Line:
 
 
 def _geometry(row: DataRow, prediction: Prediction, tally: Tally) -> Line:
-    values = prediction.values
     if prediction.table == "boxes":
-        return {"bbox": _bbox(row, values, tally)}
-    return GEOMETRY[prediction.table](values)
+        return {"bbox": _bbox(row, prediction, tally)}
+    return GEOMETRY[prediction.table](prediction.values)
 
 
-def _bbox(row: DataRow, values: Record, tally: Tally) -> Line:
+def _bbox(row: DataRow, prediction: Prediction, tally: Tally) -> Line:
+    values = prediction.values
     left, top, width, height = clipped = _clipped_ltwh(row, values)
-    if clipped != (values["left"], values["top"], values["width"], values["height"]):
-        tally.change(Loss.CLIPPED_TO_PICTURE)
+    if clipped != ltwh_of(values):
+        tally.change(prediction, Change.CLIPPED_TO_PICTURE)
     return {"top": top, "left": left, "height": height, "width": width}
 
 
@@ -243,7 +242,7 @@ GEOMETRY: Mapping[str, Callable[[Record], Line]] = {
 
 def _relationship_line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line:
     values = unit[0].values
-    _lose_score(values, tally)
+    _lose_score(unit[0], tally)
     tally.leave_out_all(unit[0].nested, Loss.KIND_NOT_REPRESENTABLE)
     ends = {"source": values["source_id"], "target": values["target_id"], "type": values["type"]}
     return _head(run, row, unit) | {"relationship": ends}
@@ -252,7 +251,7 @@ def _relationship_line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line
 def _video_line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line:
     """An object in one frame: a segment of one key frame, so that nothing is interpolated. No place for a score."""
     first = unit[0]
-    _lose_score(first.values, tally)
+    _lose_score(first, tally)
     if first.table == "masks":
         tally.leave_out_all(first.nested, Loss.KIND_NOT_REPRESENTABLE)
         return _video_mask_line(run, row, unit)
@@ -271,9 +270,9 @@ def _video_mask_line(run: Run, row: DataRow, unit: Unit) -> Line:
     return head | {"masks": masks}
 
 
-def _lose_score(values: Record, tally: Tally) -> None:
-    if values["score"] is not None:
-        tally.change(Loss.SCORE_NOT_REPRESENTABLE)
+def _lose_score(prediction: Prediction, tally: Tally) -> None:
+    if prediction.values["score"] is not None:
+        tally.change(prediction, Change.SCORE_NOT_REPRESENTABLE)
 
 
 def _nested(predictions: Iterable[Prediction], tally: Tally) -> Line:
@@ -296,7 +295,7 @@ def _text_answer(prediction: Prediction, frame: int | None, tally: Tally) -> Lin
     values = prediction.values
     if frame is None:
         return {"answer": values["answer"]} | _confidence(values) | _nested(prediction.nested, tally)
-    _lose_score(values, tally)
+    _lose_score(prediction, tally)
     tally.leave_out_all(prediction.nested, Loss.KIND_NOT_REPRESENTABLE)
     return {"answer": [{"value": values["answer"], "frames": [_only(frame)]}]}
 
@@ -357,7 +356,6 @@ class _Files:
 EXPORTER = Exporter(
     name="labelbox",
     version=1,
-    file_names=re.compile(r"annotations-\d{5,}\.ndjson|data_rows\.jsonl"),
     conventions={
         "offset_unit": "codepoint",
         "entity_start": "inclusive, from 0",
