@@ -1,8 +1,10 @@
 """Labelbox annotation import NDJSON: one annotation a line, ready for model runs, pre-labels and ground truth.
 
-`annotations-00001.ndjson` and further hold at most 1,000 data rows each; a relationship and its endpoints are in one
-file. `data_rows.jsonl`, which is not to be imported, says of every data row whether it was answered and how many
-lines it has: NDJSON itself cannot tell "found nothing" from "never answered".
+`annotations-00001.ndjson` and further hold at most 1,000 data rows and 100 MB each; a relationship and its endpoints
+are in one file. `data_rows.jsonl`, which is not to be imported, says of every data row whether it was answered and
+how many lines it has: NDJSON itself cannot tell "found nothing" from "never answered".
+
+Written here and not by the SDK, which drops a confidence of 0.0: the platform then reads 1.
 
 Source: Labelbox documentation, reference/import-*-annotations and reference/upload-*-predictions; what the SDK
 `labelbox` 7.17.0 reads.
@@ -13,11 +15,9 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
@@ -25,13 +25,13 @@ from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record, rle_of
 from foundry_pipeline.exports.format import Export, Exporter
 from foundry_pipeline.exports.pictures import Ltwh, clip_box, ltwh_of
+from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
+from foundry_pipeline.exports.units import Unit, units_of, within_limit
 from foundry_pipeline.home import Run
 from foundry_pipeline.png import colour_png, rle_png
 from foundry_pipeline.rle import to_dense
 
-ROWS_PER_FILE = 1_000
-LINES_PER_FEATURE = 5_000  # on one data row: more are refused by the platform's client
 CHECKLIST_IDS = uuid.UUID("5c7be1de-6d0f-5c0c-9b59-1b1f8a1d6f0e")
 VIDEO_MASK_RGB = (255, 255, 255)
 
@@ -46,17 +46,17 @@ IMPORTABLE: Mapping[str, frozenset[str]] = {
 }
 
 Line = dict[str, Any]
-Unit = tuple[Prediction, ...]
-"""What becomes one line: one prediction, or all chosen answers of one checklist."""
 
 
 def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
     """Write the files of one export into `folder`. Memory holds the lines of one data row."""
-    with _Files(folder) as files, (folder / "data_rows.jsonl").open("wb") as about_rows:
+    files = Shards(folder, "annotations", ".ndjson")
+    with files, (folder / "data_rows.jsonl").open("wb") as about_rows:
         for annotated in rows:
             lines = list(lines_of(export.run, annotated, export.tally))
             _count_row(annotated, lines, export.tally)
-            files.write(lines)
+            if lines:
+                files.add(b"".join(map(_json_line, lines)))
             about_rows.write(_json_line(_about(annotated, len(lines))))
 
 
@@ -72,7 +72,7 @@ def lines_of(run: Run, annotated: AnnotatedRow, tally: Tally) -> Iterator[Line]:
     """The import lines of one data row; what Labelbox cannot hold is counted in `tally`."""
     row = annotated.row
     importable = _importable(row, annotated.predictions, tally)
-    units = _within_limit(_units(importable), tally)
+    units = within_limit(_joined_frames(units_of(importable)), tally)
     written = {p.values["prediction_id"] for unit in units for p in unit if p.table in OBJECTS}
     for unit in units:
         first = unit[0]
@@ -142,33 +142,29 @@ def _clipped_ltwh(row: DataRow, values: Record) -> Ltwh:
     return ltwh_of(values)
 
 
-def _units(predictions: Iterable[Prediction]) -> list[Unit]:
-    """Checklist answers of one question, frame and message together, where the first of them stands."""
-    units: dict[object, list[Prediction]] = defaultdict(list)
-    for place, prediction in enumerate(predictions):
-        values = prediction.values
-        chosen = prediction.table == "classifications" and values["kind"] == "checklist"
-        units[(prediction.feature, values["frame"], values["message_id"]) if chosen else place].append(prediction)
-    return [tuple(unit) for unit in units.values()]
+def _joined_frames(units: Iterable[Unit]) -> list[Unit]:
+    """Answers about single frames of a video, where neighbouring frames have the same: one unit for the range of
+    frames, where it begins. What is nested under an answer keeps it apart."""
+    joined: list[list[Prediction]] = []
+    open_ranges: dict[object, list[Prediction]] = {}
+    for unit in units:
+        key = _what_is_said(unit)
+        before = open_ranges.get(key)
+        if key is not None and before is not None and before[-1].values["frame"] + 1 == unit[0].values["frame"]:
+            before.extend(unit)
+        else:
+            joined.append(list(unit))
+            open_ranges[key] = joined[-1]
+    return [tuple(unit) for unit in joined]
 
 
-def _within_limit(units: list[Unit], tally: Tally) -> list[Unit]:
-    """At most `LINES_PER_FEATURE` units of one feature: the highest scores. The platform reads no score as 1."""
-    by_feature: defaultdict[str, list[int]] = defaultdict(list)
-    for place, unit in enumerate(units):
-        by_feature[unit[0].feature].append(place)
-    surplus: set[int] = set()
-    for places in by_feature.values():
-        if len(places) > LINES_PER_FEATURE:
-            places.sort(key=lambda place: _unit_score(units[place]), reverse=True)
-            surplus.update(places[LINES_PER_FEATURE:])
-    for place in sorted(surplus):
-        tally.leave_out_all(units[place], Loss.TOO_MANY_PER_FEATURE)
-    return [unit for place, unit in enumerate(units) if place not in surplus] if surplus else units
-
-
-def _unit_score(unit: Unit) -> float:
-    return max(1.0 if p.values["score"] is None else float(p.values["score"]) for p in unit)
+def _what_is_said(unit: Unit) -> object:
+    """The same for answers that may stand for each other; None where they may not."""
+    if unit[0].table not in ANSWERS or unit[0].values["frame"] is None or any(p.nested for p in unit):
+        return None
+    is_text = unit[0].table == "texts"
+    answers = tuple((p.values["answer"], None if is_text else p.values["score"]) for p in unit)
+    return unit[0].table, unit[0].feature, answers
 
 
 def _line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line:
@@ -276,32 +272,37 @@ def _lose_score(prediction: Prediction, tally: Tally) -> None:
 
 
 def _nested(predictions: Iterable[Prediction], tally: Tally) -> Line:
-    answers = [{"name": unit[0].feature} | _answer(unit, tally) for unit in _units(predictions)]
+    answers = [{"name": unit[0].feature} | _answer(unit, tally) for unit in units_of(predictions)]
     return {"classifications": answers} if answers else {}
 
 
 def _answer(unit: Unit, tally: Tally) -> Line:
-    """The answer to one question, with its confidence where this kind of answer has it, and its frame in a video."""
-    first = unit[0]
-    frame = None if first.values.get("parent_id") else first.values["frame"]  # a nested answer is in its parent's frame
+    """The answer to one question, with its confidence where this kind of answer has it, and its frames in a video."""
+    first, frames = unit[0], _frames(unit)
     if first.table == "texts":
-        return _text_answer(first, frame, tally)
-    chosen = [{"name": p.values["answer"]} | _confidence(p.values) | _nested(p.nested, tally) for p in unit]
+        return _text_answer(unit, frames, tally)
+    of_first_frame = [p for p in unit if p.values["frame"] == first.values["frame"]]
+    chosen = [{"name": p.values["answer"]} | _confidence(p.values) | _nested(p.nested, tally) for p in of_first_frame]
     answer = chosen if first.values["kind"] == "checklist" else chosen[0]
-    return {"answer": answer} if frame is None else {"answer": answer, "frames": [_only(frame)]}
+    return {"answer": answer} | ({"frames": frames} if frames else {})
 
 
-def _text_answer(prediction: Prediction, frame: int | None, tally: Tally) -> Line:
-    values = prediction.values
-    if frame is None:
-        return {"answer": values["answer"]} | _confidence(values) | _nested(prediction.nested, tally)
-    _lose_score(prediction, tally)
+def _text_answer(unit: Unit, frames: list[dict[str, int]], tally: Tally) -> Line:
+    prediction, answer = unit[0], unit[0].values["answer"]
+    if not frames:
+        return {"answer": answer} | _confidence(prediction.values) | _nested(prediction.nested, tally)
+    for of_frame in unit:
+        _lose_score(of_frame, tally)
     tally.leave_out_all(prediction.nested, Loss.KIND_NOT_REPRESENTABLE)
-    return {"answer": [{"value": values["answer"], "frames": [_only(frame)]}]}
+    return {"answer": [{"value": answer, "frames": frames}]}
 
 
-def _only(frame: int) -> dict[str, int]:
-    return {"start": frame, "end": frame}
+def _frames(unit: Unit) -> list[dict[str, int]]:
+    """The range of frames of an answer; none for the whole video, and none nested: it is in its parent's frame."""
+    first, last = unit[0].values, unit[-1].values
+    if first.get("parent_id") or first["frame"] is None:
+        return []
+    return [{"start": first["frame"], "end": last["frame"]}]
 
 
 def _base64(content: bytes) -> str:
@@ -322,40 +323,9 @@ def _about(annotated: AnnotatedRow, lines: int) -> Line:
     }
 
 
-class _Files:
-    """The numbered files: a new one after `ROWS_PER_FILE` data rows with lines. No lines, no file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: BinaryIO | None = None
-        self._rows = 0
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._close()
-
-    def write(self, lines: Sequence[Line]) -> None:
-        """The lines of one data row, into one file."""
-        if not lines:
-            return
-        if self._rows % ROWS_PER_FILE == 0:
-            self._close()
-            number = self._rows // ROWS_PER_FILE + 1
-            self._file = (self._folder / f"annotations-{number:05}.ndjson").open("wb")
-        assert self._file is not None
-        self._rows += 1
-        self._file.writelines(map(_json_line, lines))
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 EXPORTER = Exporter(
     name="labelbox",
-    version=1,
+    version=2,
     conventions={
         "offset_unit": "codepoint",
         "entity_start": "inclusive, from 0",
@@ -365,7 +335,8 @@ EXPORTER = Exporter(
         "polygon, line, point": "x, y in pixels of the picture as displayed, not clipped",
         "mask": "8-bit grey PNG of the picture's size, samples 0 and 1",
         "video_mask": "RGB PNG, white on black, one line a mask",
-        "frames": "numbered as in the request, both ends inclusive",
+        "frames": "numbered as in the request, both ends inclusive; equal answers of neighbouring frames are one line",
+        "limits": "5,000 annotations of one feature on one data row: those of the highest scores",
         "confidence": "left out where the model gave none, which Labelbox reads as 1; kept by model-run imports only",
         "uuid": "prediction_id; of a checklist a uuid5 of run, dataset, global key, question, frame and message",
         "relationships": "pre-label imports only",
