@@ -27,6 +27,7 @@ from foundry_pipeline.exports.pictures import (
     Ltwh,
     Size,
     answered_pictures,
+    box_around,
     draw_ring,
     ltwh_of,
     picture_size,
@@ -174,10 +175,8 @@ def _polygon_shape(values: Record, size: Size | None) -> _Shape | Loss:
     rle = draw_ring(ring, size)
     if isinstance(rle, Loss):
         return rle
-    (left, top), (right, bottom) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
     result = {"size": list(rle.size_hw), "counts": rle.counts}
-    ltwh = (left, top, right - left, bottom - top)
-    return _Shape(ltwh, float(rle.area), [ring.ravel().tolist()], result)
+    return _Shape(box_around(ring), float(rle.area), [ring.ravel().tolist()], result)
 
 
 SHAPES: Mapping[str, Callable[[Record, Size | None], _Shape | Loss]] = {

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from foundry_pipeline.exports.annotated import AnnotatedRow, Record
-from foundry_pipeline.exports.tally import Loss, RowLoss, Tally
+from foundry_pipeline.data_rows import DataRow
+from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record
+from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
 from foundry_pipeline.rle import Rle, check
-from foundry_pipeline.tables import BOXES, MASKS
+from foundry_pipeline.tables import BOXES, MASKS, POLYGONS
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -56,6 +58,44 @@ def ltwh_of(values: Record) -> Ltwh:
 def ring_of(values: Record) -> Ring:
     """The corners in a row of `polygons` or `lines`."""
     return np.array([(point["x"], point["y"]) for point in values["points"]], float).reshape(-1, 2)
+
+
+def box_in_picture(prediction: Prediction, size: Size, tally: Tally) -> Ltwh | Loss:
+    """The box of a row of `boxes`, or around a mask or a polygon, clipped to the picture."""
+    if prediction.table == POLYGONS.name:
+        ring = ring_of(prediction.values)
+        if len(ring) < 3:
+            return Loss.TOO_FEW_POINTS
+        ltwh = box_around(ring)
+    else:
+        ltwh = ltwh_of(prediction.values)
+    clipped = clip_box(ltwh, size)
+    if ltwh[2] <= 0 or ltwh[3] <= 0:
+        return Loss.ZERO_SIZE
+    if clipped[2] <= 0 or clipped[3] <= 0:
+        return Loss.OUTSIDE_PICTURE
+    if clipped != ltwh:
+        tally.change(prediction, Change.CLIPPED_TO_PICTURE)
+    return clipped
+
+
+def ring_in_picture(prediction: Prediction, size: Size, tally: Tally) -> Ring | Loss:
+    """The ring of a row of `polygons`, clipped to the picture."""
+    ring = ring_of(prediction.values)
+    if len(ring) < 3:
+        return Loss.TOO_FEW_POINTS
+    clipped = clip_ring(ring, size)
+    if len(clipped) < 3 or (clipped is not ring and ring_area(clipped) == 0):
+        return Loss.OUTSIDE_PICTURE
+    if clipped is not ring:
+        tally.change(prediction, Change.CLIPPED_TO_PICTURE)
+    return clipped
+
+
+def box_around(ring: Ring) -> Ltwh:
+    """The smallest box that holds a polygon."""
+    (left, top), (right, bottom) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
+    return left, top, right - left, bottom - top
 
 
 def clip_box(ltwh: Ltwh, size: Size | None) -> Ltwh:
@@ -120,3 +160,9 @@ def draw_ring(ring: Ring, size: Size) -> Rle | Loss:
 def _near_picture(ring: Ring, size: Size) -> bool:
     """pycocotools draws no polygon safely that runs far outside: memory and time grow with its length."""
     return bool((ring >= -np.array(size)).all() and (ring <= 2 * np.array(size)).all())
+
+
+def about_picture(row: DataRow, file_name: str) -> bytes:
+    """A line for the index beside files that call a picture `file_name`: which data row it is, and where it lies."""
+    about = {"file_name": file_name, "global_key": row.global_key, "data_row_id": row.data_row_id}
+    return orjson.dumps(about | {"row_data": row.row_data}, option=orjson.OPT_APPEND_NEWLINE)

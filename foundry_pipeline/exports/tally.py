@@ -44,6 +44,9 @@ class Change(StrEnum):
     SCORE_NOT_REPRESENTABLE = "score_not_representable"
     SCORE_MISSING_WRITTEN_AS_1 = "score_missing_written_as_1"
     ZERO_SIZE_ONLY_IN_RESULTS = "zero_size_only_in_results"
+    REDUCED_TO_BOX = "reduced_to_box"
+    HOLES_FILLED = "holes_filled"
+    SPLIT_INTO_PARTS = "split_into_parts"
 
 
 class RowLoss(StrEnum):
@@ -52,6 +55,7 @@ class RowLoss(StrEnum):
     NOT_ANSWERED = "not_answered"
     OTHER_MEDIA_TYPE = "other_media_type"
     NOTHING_WRITTEN = "nothing_written"
+    PICTURE_SIZE_UNKNOWN = "picture_size_unknown"
 
 
 class Tally:
