@@ -79,6 +79,15 @@ def box_in_picture(prediction: Prediction, size: Size, tally: Tally) -> Ltwh | L
     return clipped
 
 
+def mask_obstacle(prediction: Prediction, size: Size | None) -> Loss | None:
+    """Why a row of `masks` cannot be shown on a picture of this size; a size that nobody knows fits every mask."""
+    values = prediction.values
+    if values["area"] == 0:
+        return Loss.ZERO_SIZE
+    fits = size is None or (values["size_w"], values["size_h"]) == size
+    return None if fits else Loss.MASK_SIZE_DIFFERS
+
+
 def ring_in_picture(prediction: Prediction, size: Size, tally: Tally) -> Ring | Loss:
     """The ring of a row of `polygons`, clipped to the picture."""
     ring = ring_of(prediction.values)

@@ -47,6 +47,11 @@ class Change(StrEnum):
     REDUCED_TO_BOX = "reduced_to_box"
     HOLES_FILLED = "holes_filled"
     SPLIT_INTO_PARTS = "split_into_parts"
+    ROUNDED_TO_PIXELS = "rounded_to_pixels"
+    DRAWN_AS_PIXELS = "drawn_as_pixels"
+    PARTLY_HIDDEN = "partly_hidden"
+    MASK_NOT_DRAWN = "mask_not_drawn"
+    CHARACTERS_REPLACED = "characters_replaced"
 
 
 class RowLoss(StrEnum):

@@ -32,6 +32,7 @@ from foundry_pipeline.exports.pictures import (
     about_picture,
     answered_pictures,
     box_in_picture,
+    mask_obstacle,
     picture_size,
     ring_in_picture,
 )
@@ -124,7 +125,7 @@ def _data_yaml(classes: list[str]) -> bytes:
 
 def _box(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | Loss:
     """Centre, width and height of a box, or of the box around another shape."""
-    if prediction.table == MASKS.name and (why := _mask_obstacle(prediction, size)):
+    if prediction.table == MASKS.name and (why := mask_obstacle(prediction, size)):
         return why
     ltwh = box_in_picture(prediction, size, tally)
     if isinstance(ltwh, Loss):
@@ -142,7 +143,7 @@ def _polygon(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] 
 
 def _mask(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | Loss:
     """A polygon a part, which fills its holes."""
-    if why := _mask_obstacle(prediction, size):
+    if why := mask_obstacle(prediction, size):
         return why
     found = outlines(rle_of(prediction.values))
     parts = [outline.ring for outline in found if not outline.is_hole]
@@ -151,13 +152,6 @@ def _mask(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | L
     if len(parts) > 1:
         tally.change(prediction, Change.SPLIT_INTO_PARTS)
     return [_shares(ring, size) for ring in parts]
-
-
-def _mask_obstacle(prediction: Prediction, size: Size) -> Loss | None:
-    values = prediction.values
-    if values["area"] == 0:
-        return Loss.ZERO_SIZE
-    return None if (values["size_w"], values["size_h"]) == size else Loss.MASK_SIZE_DIFFERS
 
 
 def _shares(ring: Ring, size: Size) -> Numbers:
