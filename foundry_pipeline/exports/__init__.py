@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import ConfigError, Problem, RowUnavailable, StorageError
-from foundry_pipeline.exports import coco, labelbox, pascal_voc, yolo
+from foundry_pipeline.exports import coco, cvat, labelbox, pascal_voc, yolo
 from foundry_pipeline.exports.annotated import AnnotatedRow
 from foundry_pipeline.exports.format import Export, Exporter, ReadText
 from foundry_pipeline.exports.manifest import manifest_of, written_predictions
@@ -26,7 +26,14 @@ from foundry_pipeline.store import STAGING, Store, Written
 
 FORMATS: Mapping[str, Exporter] = {
     exporter.name: exporter
-    for exporter in (labelbox.EXPORTER, coco.EXPORTER, yolo.DETECT, yolo.SEGMENT, pascal_voc.EXPORTER)
+    for exporter in (
+        labelbox.EXPORTER,
+        coco.EXPORTER,
+        yolo.DETECT,
+        yolo.SEGMENT,
+        pascal_voc.EXPORTER,
+        cvat.EXPORTER,
+    )
 }
 
 

@@ -60,8 +60,8 @@ def ring_of(values: Record) -> Ring:
     return np.array([(point["x"], point["y"]) for point in values["points"]], float).reshape(-1, 2)
 
 
-def box_in_picture(prediction: Prediction, size: Size, tally: Tally) -> Ltwh | Loss:
-    """The box of a row of `boxes`, or around a mask or a polygon, clipped to the picture."""
+def box_in_picture(prediction: Prediction, size: Size | None, tally: Tally) -> Ltwh | Loss:
+    """The box of a row of `boxes`, or around a mask or a polygon, clipped to the picture where its size is known."""
     if prediction.table == POLYGONS.name:
         ring = ring_of(prediction.values)
         if len(ring) < 3:
@@ -88,17 +88,24 @@ def mask_obstacle(prediction: Prediction, size: Size | None) -> Loss | None:
     return None if fits else Loss.MASK_SIZE_DIFFERS
 
 
-def ring_in_picture(prediction: Prediction, size: Size, tally: Tally) -> Ring | Loss:
-    """The ring of a row of `polygons`, clipped to the picture."""
+def ring_in_picture(prediction: Prediction, size: Size | None, tally: Tally) -> Ring | Loss:
+    """The ring of a row of `polygons`, clipped to the picture where its size is known."""
     ring = ring_of(prediction.values)
     if len(ring) < 3:
         return Loss.TOO_FEW_POINTS
-    clipped = clip_ring(ring, size)
+    clipped = ring if size is None else clip_ring(ring, size)
     if len(clipped) < 3 or (clipped is not ring and ring_area(clipped) == 0):
         return Loss.OUTSIDE_PICTURE
     if clipped is not ring:
         tally.change(prediction, Change.CLIPPED_TO_PICTURE)
     return clipped
+
+
+def point_in_picture(values: Record, size: Size | None) -> tuple[float, float] | Loss:
+    """A row of `points`, where it is not beside the picture."""
+    x, y = values["x"], values["y"]
+    outside = size is not None and not (0 <= x <= size[0] and 0 <= y <= size[1])
+    return Loss.OUTSIDE_PICTURE if outside else (x, y)
 
 
 def box_around(ring: Ring) -> Ltwh:

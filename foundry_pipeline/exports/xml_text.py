@@ -24,7 +24,7 @@ def count_unsafe(prediction: Prediction, texts: list[str], tally: Tally) -> None
         tally.change(prediction, Change.CHARACTERS_REPLACED)
 
 
-def child(parent: ET.Element, name: str, text: object = "", **attributes: object) -> ET.Element:
+def child(parent: ET.Element, name: str, text: object = "", /, **attributes: object) -> ET.Element:
     """A new element at the end of `parent`. Numbers are written as Python does, texts made safe."""
     element = ET.SubElement(parent, name, {key: xml_safe(str(value)) for key, value in attributes.items()})
     element.text = xml_safe(str(text)) or None
