@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import ConfigError, Problem, RowUnavailable, StorageError
-from foundry_pipeline.exports import coco, cvat, labelbox, pascal_voc, yolo
+from foundry_pipeline.exports import coco, cvat, label_studio, labelbox, pascal_voc, yolo
 from foundry_pipeline.exports.annotated import AnnotatedRow
 from foundry_pipeline.exports.format import Export, Exporter, ReadText
 from foundry_pipeline.exports.manifest import manifest_of, written_predictions
@@ -32,6 +32,7 @@ FORMATS: Mapping[str, Exporter] = {
         yolo.DETECT,
         yolo.SEGMENT,
         pascal_voc.EXPORTER,
+        label_studio.EXPORTER,
         cvat.EXPORTER,
     )
 }

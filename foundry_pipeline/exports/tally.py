@@ -28,6 +28,8 @@ class Loss(StrEnum):
     FRAME_MISSING = "frame_missing"
     MESSAGE_MISSING = "message_missing"
     EMPTY_SPAN = "empty_span"
+    SPAN_OUTSIDE_TEXT = "span_outside_text"
+    TEXT_UNAVAILABLE = "text_unavailable"
     ZERO_SIZE = "zero_size"
     OUTSIDE_PICTURE = "outside_picture"
     PICTURE_SIZE_UNKNOWN = "picture_size_unknown"
@@ -61,6 +63,7 @@ class RowLoss(StrEnum):
     OTHER_MEDIA_TYPE = "other_media_type"
     NOTHING_WRITTEN = "nothing_written"
     PICTURE_SIZE_UNKNOWN = "picture_size_unknown"
+    TEXT_UNAVAILABLE = "text_unavailable"
 
 
 class Tally:
