@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import ConfigError, Problem, RowUnavailable, StorageError
-from foundry_pipeline.exports import coco, cvat, label_studio, labelbox, pascal_voc, yolo
+from foundry_pipeline.exports import coco, conll, cvat, label_studio, labelbox, pascal_voc, spacy_jsonl, yolo
 from foundry_pipeline.exports.annotated import AnnotatedRow
 from foundry_pipeline.exports.format import Export, Exporter, ReadText
 from foundry_pipeline.exports.manifest import manifest_of, written_predictions
@@ -34,6 +34,8 @@ FORMATS: Mapping[str, Exporter] = {
         pascal_voc.EXPORTER,
         label_studio.EXPORTER,
         cvat.EXPORTER,
+        spacy_jsonl.EXPORTER,
+        conll.EXPORTER,
     )
 }
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from foundry_pipeline.errors import RowUnavailable
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction
 from foundry_pipeline.exports.format import Export
-from foundry_pipeline.exports.tally import Loss, RowLoss
+from foundry_pipeline.exports.tally import Loss, RowLoss, Tally
 from foundry_pipeline.rows.conversations import parse_conversation
+from foundry_pipeline.tables import ENTITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,20 @@ def span_of(prediction: Prediction, documents: Sequence[Document]) -> Span | Los
     if not (start >= 0 and end <= len(documents[places[0]].text)):
         return Loss.SPAN_OUTSIDE_TEXT
     return Span(prediction, places[0], start, end)
+
+
+def entities_of(annotated: AnnotatedRow, documents: Sequence[Document], tally: Tally) -> list[Span]:
+    """The entities of a data row for a format that has nothing else; all the rest is counted as lost."""
+    found = []
+    for prediction in annotated.predictions:
+        is_entity = prediction.table == ENTITIES.name
+        span = span_of(prediction, documents) if is_entity else Loss.KIND_NOT_REPRESENTABLE
+        if isinstance(span, Loss):
+            tally.leave_out(prediction, span)
+        else:
+            tally.leave_out_all(prediction.nested, Loss.KIND_NOT_REPRESENTABLE)
+            found.append(span)
+    return found
 
 
 class Utf16:

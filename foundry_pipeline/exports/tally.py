@@ -30,6 +30,8 @@ class Loss(StrEnum):
     EMPTY_SPAN = "empty_span"
     SPAN_OUTSIDE_TEXT = "span_outside_text"
     TEXT_UNAVAILABLE = "text_unavailable"
+    ONLY_WHITE_SPACE = "only_white_space"
+    OVERLAPS_A_LONGER_ONE = "overlaps_a_longer_one"
     ZERO_SIZE = "zero_size"
     OUTSIDE_PICTURE = "outside_picture"
     PICTURE_SIZE_UNKNOWN = "picture_size_unknown"
@@ -53,7 +55,9 @@ class Change(StrEnum):
     DRAWN_AS_PIXELS = "drawn_as_pixels"
     PARTLY_HIDDEN = "partly_hidden"
     MASK_NOT_DRAWN = "mask_not_drawn"
+    MOVED_TO_TOKENS = "moved_to_tokens"
     CHARACTERS_REPLACED = "characters_replaced"
+    FORMULA_QUOTED = "formula_quoted"
 
 
 class RowLoss(StrEnum):
