@@ -12,7 +12,18 @@ from pathlib import Path
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import ConfigError, Problem, RowUnavailable, StorageError
-from foundry_pipeline.exports import coco, conll, cvat, label_studio, labelbox, pascal_voc, spacy_jsonl, yolo
+from foundry_pipeline.exports import (
+    coco,
+    conll,
+    cvat,
+    huggingface,
+    label_studio,
+    labelbox,
+    pascal_voc,
+    plain_csv,
+    spacy_jsonl,
+    yolo,
+)
 from foundry_pipeline.exports.annotated import AnnotatedRow
 from foundry_pipeline.exports.format import Export, Exporter, ReadText
 from foundry_pipeline.exports.manifest import manifest_of, written_predictions
@@ -36,6 +47,8 @@ FORMATS: Mapping[str, Exporter] = {
         cvat.EXPORTER,
         spacy_jsonl.EXPORTER,
         conll.EXPORTER,
+        huggingface.EXPORTER,
+        plain_csv.EXPORTER,
     )
 }
 

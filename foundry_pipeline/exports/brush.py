@@ -6,6 +6,8 @@ of a length - 1; then for each run a bit 1, two bits that choose the size, the l
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from foundry_pipeline.rle import Rle, to_dense
@@ -32,8 +34,9 @@ def brush_rle(rle: Rle) -> list[int]:
     return list(int(packed, 2).to_bytes(len(packed) // 8))
 
 
+@lru_cache(maxsize=4096)
 def _run(length: int, value: str) -> str:
-    """One run; a long one in pieces."""
+    """One run; a long one in pieces. Most masks have few lengths, many times each."""
     pieces = []
     while length:
         piece = min(length, LONGEST)

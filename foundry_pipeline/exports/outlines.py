@@ -30,12 +30,11 @@ def outlines(rle: Rle) -> list[Outline]:
     inside = np.zeros((height + 2, width + 2), bool)  # a border of nothing: every edge has two sides
     inside[1:-1, 1:-1] = to_dense(rle)[top : top + height, left : left + width]
     corners_yx, goes_down = _corners(inside)
-    across = _across(corners_yx, goes_down)
-    found = []
-    for ring in _rings(across):
-        y, x = corners_yx[ring[0]]  # the ring's top left corner: its edge to the right has the ring's inside below it
-        found.append(Outline(corners_yx[ring, ::-1] + np.array([left, top], float), not inside[y + 1, x + 1]))
-    return found
+    corners_xy = corners_yx[:, ::-1] + np.array([left, top], float)
+    # A ring's first corner is its top left one: below the edge that leads from there lies what the ring is around.
+    is_set_below = inside[corners_yx[:, 0] + 1, corners_yx[:, 1] + 1].tolist()
+    rings = _rings(_across(corners_yx, goes_down))
+    return [Outline(corners_xy[ring], not is_set_below[ring[0]]) for ring in rings]
 
 
 def _corners(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,10 +43,9 @@ from foundry_pipeline.tables import BOXES, MASKS, POLYGONS, TABLES
 DECIMALS = 8
 """Of a share: a hundred-thousandth of a pixel in a picture of 1,000."""
 
-Numbers = list[float]
-"""What follows the class in a line; shares of the picture's width and height."""
-LinesOf = Callable[[Prediction, Size, Tally], list[Numbers] | Loss]
-Labels = list[tuple[Prediction, Numbers]]
+LinesOf = Callable[[Prediction, Size, Tally], list[str] | Loss]
+"""What follows the class in each line: shares of the picture's width and height."""
+Labels = list[tuple[Prediction, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _labels(export: Export, annotated: AnnotatedRow, lines_of: Mapping[str, Line
             tally.leave_out(prediction, lines)
         else:
             tally.leave_out_all(prediction.nested, Loss.KIND_NOT_REPRESENTABLE)
-            labels += ((prediction, numbers) for numbers in lines)
+            labels += ((prediction, line) for line in lines)
     return labels if export.takes(annotated, written=bool(labels)) else None
 
 
@@ -101,7 +101,7 @@ def _write_picture(
     files: _Files, annotated: AnnotatedRow, file_name: str, labels: Labels, class_ids: Mapping[str, int]
 ) -> None:
     label_file = f"{stem_of(file_name)}.txt"
-    lines = [f"{class_ids[p.feature]} {' '.join(map(_number, numbers))}\n" for p, numbers in labels]
+    lines = [f"{class_ids[prediction.feature]} {shares}\n" for prediction, shares in labels]
     (files.labels / label_file).write_text("".join(lines))
     files.listing.write(f"./images/{file_name}\n".encode())
     files.about.write(about_picture(annotated.row, file_name))
@@ -123,7 +123,7 @@ def _data_yaml(classes: list[str]) -> bytes:
     return text.encode()
 
 
-def _box(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | Loss:
+def _box(prediction: Prediction, size: Size, tally: Tally) -> list[str] | Loss:
     """Centre, width and height of a box, or of the box around another shape."""
     if prediction.table == MASKS.name and (why := mask_obstacle(prediction, size)):
         return why
@@ -133,15 +133,16 @@ def _box(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | Lo
     if prediction.table != BOXES.name:
         tally.change(prediction, Change.REDUCED_TO_BOX)
     left, top, width, height = ltwh
-    return [[(left + width / 2) / size[0], (top + height / 2) / size[1], width / size[0], height / size[1]]]
+    shares = ((left + width / 2) / size[0], (top + height / 2) / size[1], width / size[0], height / size[1])
+    return [" ".join(map(_number, shares))]
 
 
-def _polygon(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | Loss:
+def _polygon(prediction: Prediction, size: Size, tally: Tally) -> list[str] | Loss:
     ring = ring_in_picture(prediction, size, tally)
-    return ring if isinstance(ring, Loss) else [_shares(ring, size)]
+    return ring if isinstance(ring, Loss) else [" ".join(map(_number, (ring / size).ravel().tolist()))]
 
 
-def _mask(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | Loss:
+def _mask(prediction: Prediction, size: Size, tally: Tally) -> list[str] | Loss:
     """A polygon a part, which fills its holes."""
     if why := mask_obstacle(prediction, size):
         return why
@@ -151,12 +152,19 @@ def _mask(prediction: Prediction, size: Size, tally: Tally) -> list[Numbers] | L
         tally.change(prediction, Change.HOLES_FILLED)
     if len(parts) > 1:
         tally.change(prediction, Change.SPLIT_INTO_PARTS)
-    return [_shares(ring, size) for ring in parts]
+    return [_pixel_shares(ring, size) for ring in parts]
 
 
-def _shares(ring: Ring, size: Size) -> Numbers:
-    numbers: Numbers = (ring / size).ravel().tolist()
-    return numbers
+def _pixel_shares(ring: Ring, size: Size) -> str:
+    """The corners of a ring along pixels, which are whole numbers: each is written once for all masks."""
+    x, y = _ticks(size[0]), _ticks(size[1])
+    return " ".join([f"{x[int(column)]} {y[int(row)]}" for column, row in ring.tolist()])
+
+
+@lru_cache(maxsize=16)
+def _ticks(side_px: int) -> list[str]:
+    """The share of every pixel's edge."""
+    return [_number(place / side_px) for place in range(side_px + 1)]
 
 
 SHARED = {
