@@ -34,6 +34,8 @@ from foundry_pipeline.tables import DATA_ROWS, TABLES, TableSpec
 
 ROW_GROUP_ROWS = 65_536
 FILES_AT_ONCE = 16
+FILES_IN_LINE = 256
+"""A file that waits for its turn takes a kilobyte."""
 RECORDS = "_commits"
 STAGING = "_staging"
 
@@ -223,10 +225,13 @@ class Store:
 
         Several at a time: a folder may hold a file a picture, and each waits for the disk or the network.
         """
-        files = sorted(path for path in source.rglob("*") if path.is_file())
+        names, written = files_below(source), list[Written]()
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            targets = (f"{name}/{path.relative_to(source).as_posix()}".lstrip("/") for path in files)
-            return tuple(pool.map(self.put_file, targets, files))
+            for first in range(0, len(names), FILES_IN_LINE):
+                some = names[first : first + FILES_IN_LINE]
+                targets = (f"{name}/{one}".lstrip("/") for one in some)
+                written += pool.map(self.put_file, targets, (source / one for one in some))
+        return tuple(written)
 
     def read_file(self, name: str) -> bytes | None:
         """The content of a file that `write_file` or `put_file` wrote, or None where there is none."""
@@ -377,6 +382,15 @@ class Store:
         }
         self._write_records({"owner": owner, "slice": slice_key, "about": dict(about), "files": files})
         return written
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every file in the folder and in folders in it: paths relative to it, parted by `/`, sorted."""
+    names = []
+    for place, _, files in os.walk(folder):
+        inside = Path(place).relative_to(folder).as_posix()
+        names += files if inside == "." else [f"{inside}/{file}" for file in files]
+    return sorted(names)
 
 
 @contextlib.contextmanager

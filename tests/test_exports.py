@@ -84,6 +84,90 @@ def test_neither_slices_nor_the_order_inside_tables_change_the_files(tmp_path, c
     assert all(len(of_format) > 1 for of_format in files[0])
 
 
+@pytest.mark.parametrize("cut", [0, 2])
+def test_neither_slices_nor_the_order_inside_tables_change_the_files_of_texts(tmp_path, cut):
+    run = make_run(media_type="text")
+    rows = [{"global_key": key, "row_data": f"Tom works at IBM, {key}"} for key in KEYS]
+    spans = [(0, 3, "person"), (4, 9, "verb"), (0, 9, "phrase")]
+    entities = [
+        {"global_key": key, "feature": feature, "start": start, "end": end, "prediction_id": f"{key}-{feature}"}
+        for key in KEYS
+        for start, end, feature in spans
+    ]
+    edges = [
+        {"global_key": key, "feature": "does", "source_id": f"{key}-person", "target_id": f"{key}-verb"} for key in KEYS
+    ]
+    files = []
+    for name, slices, order in (("whole", [rows], entities), ("cut", [rows[:cut], rows[cut:]], entities[::-1])):
+        store = Store(tmp_path / name)
+        for number, of_slice in enumerate(slices):
+            keys = {row["global_key"] for row in of_slice}
+            tables = ([one for one in table if one["global_key"] in keys] for table in (order, edges))
+            fill(
+                store, run, f"{number:06}", data_rows=of_slice, **dict(zip(("entities", "edges"), tables, strict=True))
+            )
+        for format_name in FORMATS:
+            export_run(run, store, format_name)
+        made = (contents(folder(tmp_path / name, run, format_name)) for format_name in FORMATS)
+        files.append([of_format | {"manifest.json": b""} for of_format in made])
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("media_type", ["image", "text", "conversational", "html", "video"])
+def test_accounts_close_for_every_media_type_and_every_kind(tmp_path, name, media_type):
+    run = make_run(media_type=media_type, min_score=MinScore(0.2), mapping={"gone": None})
+    conversation = {"messages": [{"messageId": "m", "content": "Tom works", "user": {"userId": "u", "name": "Ann"}}]}
+    text = json.dumps(conversation) if media_type == "conversational" else "Tom works"
+    data = "/data/a.x" if media_type in ("image", "video") else text
+    at = {"global_key": "0.jpg", "message_id": "m" if media_type == "conversational" else None}
+    at["frame"] = 3 if media_type == "video" else None
+    corners = [{"x": 1.0, "y": 1.0}, {"x": 9.0, "y": 1.0}, {"x": 9.0, "y": 9.0}]
+    radio = at | {"feature": "mood", "answer": "good", "prediction_id": "r"}
+    fill(
+        Store(tmp_path),
+        run,
+        "0",
+        data_rows=[ROWS[0] | {"row_data": data}, *(row | {"row_data": data} for row in ROWS[1:])],
+        outcomes={"1.jpg": "failed", "2.jpg": None},
+        boxes=[BOX | at | {"score": s, "prediction_id": f"b{s}"} for s in (0.1, 0.5)],
+        masks=[mask("0.jpg", "lake", [[1] * 60] * 40, frame=at["frame"], message_id=at["message_id"])],
+        polygons=[at | {"feature": "field", "points": corners}],
+        lines=[at | {"feature": "lane", "points": corners}],
+        points=[at | {"feature": "nose", "x": 1.0, "y": 1.0}],
+        entities=[at | {"feature": f, "start": 0, "end": 3, "prediction_id": f} for f in ("person", "gone")],
+        edges=[at | {"feature": "near", "source_id": "person", "target_id": "b0.5"}],
+        classifications=[radio, at | {"feature": "why", "answer": "sun", "parent_id": "b0.5"}],
+        texts=[at | {"feature": "summary", "answer": "", "parent_id": "r"}, at | {"feature": "summary", "answer": "x"}],
+    )
+    report = export_run(run, Store(tmp_path), name)
+    manifest = manifest_of(folder(tmp_path, run, name))
+    assert_accounts_close(manifest)
+    assert manifest["lost"] | manifest["changed"] == {**report.lost, **report.changed}
+    assert report.predictions_in == 13
+    assert manifest["lost"]["below_min_score"] == 1
+    assert manifest["lost"]["mapped_to_null"] == 1
+
+
+NASTY = ["../../evil", "/etc/passwd", "a/b", "a\\b", "A", "a", "k" * 300, "🐱", "CON", "a\nb", "x\0y"]
+NASTY += [".hidden", "-rf", " "]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_global_key_leads_a_file_out_of_its_folder_or_onto_another(tmp_path, name):
+    run, out = make_run(), tmp_path / "deep" / "out"
+    rows = [{"global_key": key, "row_data": "https://host/x.jpg", "width": 60, "height": 40} for key in NASTY]
+    store = Store(tmp_path / "warehouse")
+    fill(store, run, "0", data_rows=rows, boxes=[BOX | {"global_key": key} for key in NASTY])
+    report = export_run(run, store, name, out)
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["out"]
+    assert {written.path for written in report.files} == contents(out).keys() - {"manifest.json"}
+    assert len({written.path.casefold() for written in report.files}) == len(report.files)
+    if name in ("yolo_detect", "pascal_voc"):
+        of_pictures = "labels/" if name == "yolo_detect" else "Annotations/"
+        assert sum(written.path.startswith(of_pictures) for written in report.files) == len(NASTY)
+
+
 def test_predictions_stand_in_the_order_of_rows_tables_ontology_and_reply(tmp_path):
     run, store = make_run(features={"dog": "rectangle", "cat": "rectangle"}), Store(tmp_path)
     texts = [{"global_key": "0.jpg", "feature": "summary", "answer": "a"}]

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import orjson
 
-from foundry_pipeline.store import Store, Written
+from foundry_pipeline.store import Store, Written, files_below
 
 MANIFEST = "manifest.json"
 LISTING = ".writing.json"
@@ -25,7 +25,7 @@ def publish(target: Store, folder: str, made: Path, describe: DescribeFiles) -> 
     The manifest names each file relative to `folder`, under `files`. Files of an earlier export that are not part of
     this one are removed. Raises StorageError or OSError where the store refuses.
     """
-    new = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    new = set(files_below(made))
     old = {*_listed(target, within(folder, MANIFEST)), *_listed(target, within(folder, LISTING))}
     target.write_file(within(folder, LISTING), _json({"files": [{"name": name} for name in sorted(old | new)]}))
     files = target.put_folder(folder, made)
