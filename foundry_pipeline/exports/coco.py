@@ -22,7 +22,7 @@ import orjson
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record
 from foundry_pipeline.exports.features import feature_names, features_seen
 from foundry_pipeline.exports.file_names import PictureNames, picture_names
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter
 from foundry_pipeline.exports.pictures import (
     Ltwh,
     Size,
@@ -217,6 +217,7 @@ def _annotation(annotation_id: int, image_id: int, category_id: int, prediction:
 EXPORTER = Exporter(
     name="coco",
     version=1,
+    media_types=PICTURES,
     conventions={
         "bbox": "left, top, width, height in pixels of the picture as displayed, not clipped",
         "segmentation": "RLE for masks; one flat ring for polygons in instances.json, RLE in results.json",

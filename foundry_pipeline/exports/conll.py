@@ -19,7 +19,7 @@ import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow
 from foundry_pipeline.exports.documents import Document, Span, answered_texts, entities_of
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import TEXTS, Export, Exporter
 from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, Loss, Tally
 from foundry_pipeline.exports.tokens import TOKENIZER, tokens_of
@@ -114,6 +114,7 @@ def _word(text: str) -> str:
 EXPORTER = Exporter(
     name="conll",
     version=1,
+    media_types=TEXTS,
     conventions={
         "columns": "token, -X-, _, tag; parted by one space",
         "tags": "IOB2: the first token of every entity is B-",

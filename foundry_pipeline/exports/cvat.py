@@ -23,7 +23,7 @@ import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
 from foundry_pipeline.exports.file_names import picture_names
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter
 from foundry_pipeline.exports.pictures import (
     Ring,
     Size,
@@ -260,6 +260,7 @@ GEOMETRIES: Mapping[str, tuple[str, Callable[[Prediction, Size | None, Tally], G
 EXPORTER = Exporter(
     name="cvat",
     version=1,
+    media_types=PICTURES,
     conventions={
         "box": "corners xtl, ytl, xbr, ybr in pixels of the picture as displayed, clipped to the picture",
         "mask": "run lengths along the rows of its box, zeros first",

@@ -6,12 +6,12 @@ Code points, from 0, half open: the convention of the tables.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from foundry_pipeline.errors import RowUnavailable
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction
-from foundry_pipeline.exports.format import Export
+from foundry_pipeline.exports.format import TEXTS, Export
 from foundry_pipeline.exports.tally import Loss, RowLoss, Tally
 from foundry_pipeline.rows.conversations import parse_conversation
 from foundry_pipeline.tables import ENTITIES
@@ -36,14 +36,12 @@ class Span:
     end: int
 
 
-def answered_texts(
-    export: Export, rows: Iterable[AnnotatedRow], media_types: Collection[str] = ("text", "conversational")
-) -> Iterator[tuple[AnnotatedRow, list[Document]]]:
-    """The answered data rows of these media types with their texts; all others are counted, with their predictions."""
+def answered_texts(export: Export, rows: Iterable[AnnotatedRow]) -> Iterator[tuple[AnnotatedRow, list[Document]]]:
+    """The answered texts and conversations with what they say; all others are counted, with their predictions."""
     for annotated in rows:
         if not annotated.answered:
             export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
-        elif annotated.row.media_type not in media_types:
+        elif annotated.row.media_type not in TEXTS:
             export.tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
         else:
             documents = read_documents(export, annotated)

@@ -10,6 +10,7 @@ from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow
 from foundry_pipeline.exports.tally import RowLoss, Tally
 from foundry_pipeline.home import Run
+from foundry_pipeline.ontology import MEDIA_TYPES
 from foundry_pipeline.store import Store
 
 ReadText = Callable[[DataRow], str]
@@ -37,6 +38,10 @@ class Export:
         return False
 
 
+PICTURES = frozenset({"image"})
+TEXTS = frozenset({"text", "conversational"})
+ALL_MEDIA = frozenset(MEDIA_TYPES)
+
 WriteFiles = Callable[[Export, Iterator[AnnotatedRow], Path], None]
 """(export, rows, folder): reads `rows` once, writes the format's files into `folder`, in folders of its own where the
 format has such, and counts in `export.tally` every data row and prediction that is not in them as the model said it."""
@@ -44,9 +49,11 @@ format has such, and counts in `export.tally` every data row and prediction that
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """One annotation format. `version` grows when the files' shape changes; `conventions` go into `manifest.json`."""
+    """One annotation format. `version` grows when the files' shape changes; `conventions` go into `manifest.json`;
+    data rows of other than its `media_types` have no place in it."""
 
     name: str
     version: int
+    media_types: frozenset[str]
     conventions: Mapping[str, str]
     write: WriteFiles

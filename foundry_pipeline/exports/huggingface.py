@@ -24,7 +24,7 @@ import yaml
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, kind_of, with_nested
 from foundry_pipeline.exports.documents import Document, read_documents
 from foundry_pipeline.exports.features import feature_names
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
 from foundry_pipeline.exports.pictures import box_around, ltwh_of, ring_area, ring_of
 from foundry_pipeline.exports.shards import MAX_FILE_BYTES, ROWS_PER_FILE
 from foundry_pipeline.exports.tally import Loss, RowLoss, Tally
@@ -309,6 +309,7 @@ def _readme(run: Run) -> bytes:
 EXPORTER = Exporter(
     name="huggingface",
     version=1,
+    media_types=ALL_MEDIA,
     conventions={
         "bbox": "left, top, width, height in pixels of the picture as displayed, not clipped",
         "counts": "COCO compressed run lengths, with size_hw: height, width",

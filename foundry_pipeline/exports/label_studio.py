@@ -22,7 +22,7 @@ import orjson
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
 from foundry_pipeline.exports.brush import brush_rle
 from foundry_pipeline.exports.documents import Document, Utf16, read_documents, span_of
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
 from foundry_pipeline.exports.label_studio_config import LABEL_TAGS, OBJECTS, LabelingConfig, Path
 from foundry_pipeline.exports.pictures import (
     Size,
@@ -256,6 +256,7 @@ PLACES: Mapping[str, Callable[[Prediction, Size, Tally], Json | Loss]] = {
 EXPORTER = Exporter(
     name="label_studio",
     version=1,
+    media_types=ALL_MEDIA,
     conventions={
         "coordinates": "percent of the width and height of the picture as displayed, clipped to it",
         "offset_unit": "utf16",

@@ -23,7 +23,7 @@ import orjson
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record, rle_of
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
 from foundry_pipeline.exports.pictures import Ltwh, clip_box, ltwh_of
 from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
@@ -326,6 +326,7 @@ def _about(annotated: AnnotatedRow, lines: int) -> Line:
 EXPORTER = Exporter(
     name="labelbox",
     version=2,
+    media_types=ALL_MEDIA,
     conventions={
         "offset_unit": "codepoint",
         "entity_start": "inclusive, from 0",

@@ -24,7 +24,7 @@ import numpy as np
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
 from foundry_pipeline.exports.features import feature_names
 from foundry_pipeline.exports.file_names import PictureNames, class_words, picture_names, stem_of
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter
 from foundry_pipeline.exports.pictures import (
     Ltwh,
     Size,
@@ -283,6 +283,7 @@ def _colour(number: int) -> tuple[int, int, int]:
 EXPORTER = Exporter(
     name="pascal_voc",
     version=1,
+    media_types=PICTURES,
     conventions={
         "bndbox": "whole pixels from 1, both ends inclusive: xmin = floor(left) + 1, xmax = ceil(left + width)",
         "results": "comp4_det_test_<class>.txt: picture, score, xmin, ymin, xmax, ymax, from 1, not rounded",

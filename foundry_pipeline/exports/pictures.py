@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record
+from foundry_pipeline.exports.format import PICTURES
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
 from foundry_pipeline.rle import Rle, check
 from foundry_pipeline.tables import BOXES, MASKS, POLYGONS
@@ -31,7 +32,7 @@ def answered_pictures(rows: Iterable[AnnotatedRow], tally: Tally) -> Iterator[An
     for annotated in rows:
         if not annotated.answered:
             tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
-        elif annotated.row.media_type != "image":
+        elif annotated.row.media_type not in PICTURES:
             tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
         else:
             yield annotated

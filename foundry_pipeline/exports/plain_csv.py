@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, kind_of, with_nested
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
 from foundry_pipeline.exports.pictures import ltwh_of, ring_of
 from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, RowLoss
@@ -160,6 +160,7 @@ def _cell(value: object) -> str:
 EXPORTER = Exporter(
     name="csv",
     version=1,
+    media_types=ALL_MEDIA,
     conventions={
         "left, top, width, height": "pixels of the picture as displayed, not clipped; of masks, their bounding box",
         "points": "JSON, [[x, y], ...] in pixels, not clipped; polygons open",

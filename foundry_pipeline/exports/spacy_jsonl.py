@@ -16,7 +16,7 @@ import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow
 from foundry_pipeline.exports.documents import Document, Span, answered_texts, entities_of
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import TEXTS, Export, Exporter
 from foundry_pipeline.exports.shards import Shards
 
 
@@ -51,6 +51,7 @@ def _span(span: Span) -> dict[str, object]:
 EXPORTER = Exporter(
     name="spacy",
     version=1,
+    media_types=TEXTS,
     conventions={
         "offset_unit": "codepoint",
         "entity_start": "inclusive, from 0; in a conversation within its message",

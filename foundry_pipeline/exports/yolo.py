@@ -25,7 +25,7 @@ import yaml
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
 from foundry_pipeline.exports.features import feature_names
 from foundry_pipeline.exports.file_names import picture_names, stem_of
-from foundry_pipeline.exports.format import Export, Exporter
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter
 from foundry_pipeline.exports.outlines import outlines
 from foundry_pipeline.exports.pictures import (
     Ring,
@@ -179,12 +179,14 @@ SHARED = {
 DETECT = Exporter(
     name="yolo_detect",
     version=1,
+    media_types=PICTURES,
     conventions={"line": "class, centre x, centre y, width, height"} | SHARED,
     write=_writer({BOXES.name: _box, MASKS.name: _box, POLYGONS.name: _box}),
 )
 SEGMENT = Exporter(
     name="yolo_segment",
     version=1,
+    media_types=PICTURES,
     conventions={"line": "class, x1, y1, x2, y2, ...: one outer ring, along the pixels' edges"} | SHARED,
     write=_writer({MASKS.name: _mask, POLYGONS.name: _polygon}),
 )
