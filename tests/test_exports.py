@@ -6,18 +6,21 @@ import hashlib
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from foundry_pipeline.errors import ConfigError, StorageError
 from foundry_pipeline.exports import FORMATS, export_run
 from foundry_pipeline.exports.publish import LISTING
+from foundry_pipeline.exports.tally import Change, Loss, RowLoss
 from foundry_pipeline.home import MinScore
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, PREDICTION_TABLES, RESPONSES
 from tests.exporting import assert_accounts_close
 from tests.warehouse import fill, make_run, mask
 
+CHECKOUT = Path(__file__).parent.parent
 KEYS = [f"{i}.jpg" for i in range(5)]
 ROWS = [{"global_key": key, "width": 60, "height": 40} for key in KEYS]
 BOX = {"feature": "cat", "left": 1.0, "top": 2.0, "width": 3.0, "height": 4.0}
@@ -47,6 +50,15 @@ def manifest_of(path):
 
 def lines_of(path):
     return [json.loads(line) for file in sorted(path.glob("*.ndjson")) for line in file.read_text().splitlines()]
+
+
+def test_the_documentation_names_every_format_and_every_reason():
+    """In the README the formats, in docs/exports.md all of it."""
+    readme, page = ((CHECKOUT / name).read_text() for name in ("README.md", "docs/exports.md"))
+    assert [name for name in FORMATS if f"| `{name}` |" not in readme or f"**{name}**" not in page] == []
+    for section, reasons in (("### lost", Loss), ("### changed", Change), ("### data rows left out", RowLoss)):
+        listed = page.split(f"{section}\n")[1].split("\n###")[0]
+        assert [reason.value for reason in reasons if f"`{reason.value}`" not in listed] == []
 
 
 def test_an_unknown_format_says_what_is_known(tmp_path):
