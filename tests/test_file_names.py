@@ -61,6 +61,8 @@ KEYS = st.one_of(
             "x-0123456789abcdef.jpg",
             "a b.jpg",
             "https://host/x.jpg?y=1",
+            "https://[::1/x.jpg",
+            "https://host/%00%FF/..%2Fx.jpg",
         ]
     ),
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),

@@ -3,6 +3,7 @@
 Both say what the model said: boxes are not clipped, masks are RLE with their holes and parts. `images` holds the
 answered pictures, those without a detection too; a picture that was not answered is not there.
 
+Written here: supervision marks masks as crowds and loses scores, datumaro fills holes or marks crowds.
 Source: cocodataset.org, format-data and format-results; pycocotools 2.0.11: an item with a box makes `loadRes` expect
 one in every item, `iscrowd` 1 is ignored as ground truth, annotation id 0 means "unmatched".
 """

@@ -4,7 +4,7 @@ The lines of a text are sentences, parted by an empty line; an entity is never p
 message of a conversation, stands a line `-DOCSTART-`; `documents.jsonl` says, in the same order, which data row it is.
 There is no place for overlapping entities: the longer stays, then the one of the higher score.
 
-Written here: which tokens there are decides what can be said, and libraries leave out what does not fit theirs.
+Written here: spaCy's `offsets_to_biluo_tags` gives `-` for an entity that ends inside a token, and refuses overlaps.
 Source: Tjong Kim Sang and De Meulder, Introduction to the CoNLL-2003 shared task; IOB2 as in the 2000 one.
 """
 

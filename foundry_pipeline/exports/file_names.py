@@ -34,7 +34,11 @@ _RESERVED = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices, whatever follows the first dot."""
 _OURS = re.compile(r".*-[0-9a-f]{16}")
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}")
-_EXTENSIONS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"} | {
+_EXTENSIONS = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
     "image/bmp": ".bmp",
     "image/tiff": ".tif",
 }
@@ -118,8 +122,12 @@ def _digest(name: str) -> int:
 
 def _basename(row_data: str) -> str:
     """The file's own name: of a URL the last part of its path, of a path the same."""
-    is_url = re.match(r"[a-z][a-z0-9+.-]*://", row_data, re.IGNORECASE)
-    return posixpath.basename(unquote(urlsplit(row_data).path) if is_url else row_data)
+    if not re.match(r"[a-z][a-z0-9+.-]*://", row_data, re.IGNORECASE):
+        return posixpath.basename(row_data)
+    try:
+        return posixpath.basename(unquote(urlsplit(row_data).path))
+    except ValueError:  # a URL that nobody can open: http://[::1/a.jpg
+        return ""
 
 
 def _is_safe(name: str) -> bool:

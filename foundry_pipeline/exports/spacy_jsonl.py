@@ -3,7 +3,7 @@
 A conversation is a line a message. Spans may overlap: for spaCy that is `spancat`; `ner` refuses them. Scores stand in
 their spans, an extra key that both pass over.
 
-Written here: spaCy's own `DocBin` drops, without a word, a span that does not end with a token.
+Written here, and not as a `DocBin`: a span that does not end with a token has no place there.
 Source: Prodigy's documentation, API, interfaces, ner and spans.
 """
 
