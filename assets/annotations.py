@@ -12,6 +12,10 @@ from assets.versions import exports_version
 from foundry_pipeline.exports import ExportReport, export_run
 from foundry_pipeline.home import Run
 from foundry_pipeline.store import Store
+from resources import Contents
+
+MOST_KINDS = 3
+"""Dagster refuses an asset with more."""
 
 
 def annotations_asset(run: Run) -> dg.AssetsDefinition:
@@ -21,12 +25,15 @@ def annotations_asset(run: Run) -> dg.AssetsDefinition:
         key=annotations_key(run.name),
         deps=[data_rows_key(run.dataset.name), *decoded_keys(run)],
         group_name=run.name,
-        kinds=set(run.exports),
+        kinds=set(run.exports[:MOST_KINDS]),
         description=annotations_description(run),
         code_version=exports_version(run),
     )
-    def annotations(warehouse: dg.ResourceParam[Store]) -> dg.MaterializeResult[None]:
-        reports = [export_run(run, warehouse, format_name) for format_name in run.exports]
+    def annotations(
+        warehouse: dg.ResourceParam[Store], contents: dg.ResourceParam[Contents]
+    ) -> dg.MaterializeResult[None]:
+        with contents.open(run.dataset) as reader:
+            reports = [export_run(run, warehouse, name, read_text=reader.text) for name in run.exports]
         metadata: dict[str, Any] = {}
         for report in reports:
             metadata |= _about(report)
@@ -42,7 +49,8 @@ def _about(report: ExportReport) -> dict[str, Any]:
         f"{report.format}_data_rows": report.answered,
         f"{report.format}_unanswered": report.unanswered,
         f"{report.format}_predictions": report.predictions_out,
-        f"{report.format}_lost": dg.MetadataValue.json({str(why): count for why, count in report.lost.items()}),
+        f"{report.format}_lost": dg.MetadataValue.json({**report.lost}),
+        f"{report.format}_changed": dg.MetadataValue.json({**report.changed}),
     }
 
 

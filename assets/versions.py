@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from foundry_pipeline.exports import FORMATS
 from foundry_pipeline.home import Run
 
 
@@ -31,10 +32,11 @@ def decoding_version(run: Run) -> str:
 
 
 def exports_version(run: Run) -> str:
-    """Changes with what is let out into files, and under which names."""
+    """Changes with what is let out into files, under which names, and in which shape."""
     return _digest(
         {
-            "exports": run.exports,
+            "exports": {name: FORMATS[name].version for name in run.exports},
+            "keep_empty": run.keep_empty,
             "ontology_mapping": run.ontology_mapping,
             "min_score": [run.min_score.default, dict(run.min_score.by_feature)],
         }

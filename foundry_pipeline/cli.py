@@ -120,7 +120,9 @@ def export_annotations(arguments: argparse.Namespace, environ: Mapping[str, str]
     """Write a run's annotation files and say what the format could not hold."""
     home = load_home(home_root_of(arguments.home, environ, DEFAULT_HOME), environ)
     run = _run_named(home, arguments.run)
-    report = export_run(run, Store(warehouse_of(home.root, environ)), arguments.format, arguments.out)
+    store = Store(warehouse_of(home.root, environ))
+    with RowReader(home.root, home.settings, encoding=run.dataset.encoding) as reader:
+        report = export_run(run, store, arguments.format, arguments.out, read_text=reader.text)
     print(*_export_lines(report), sep="\n", file=out)
     return 0
 
@@ -136,8 +138,9 @@ def ask_warehouse(arguments: argparse.Namespace, environ: Mapping[str, str], out
 def _export_lines(report: ExportReport) -> Iterator[str]:
     rows = f"{report.answered} data rows answered, {report.unanswered} not"
     yield f"{report.format}: {report.predictions_out} of {report.predictions_in} predictions, {rows}: {report.folder}"
-    for reason, count in report.lost.items():
-        yield f"  {reason}: {count}"
+    for what, counts in (("left out", report.lost), ("changed", report.changed)):
+        for reason, count in counts.items():
+            yield f"  {what}, {reason}: {count}"
 
 
 def _run_named(home: Home, name: str) -> Run:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from foundry_pipeline.rle import Rle, to_dense
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREY, RGB = 0, 2
+GREY, RGB, PALETTE = 0, 2, 3
 
 
 def mask_png(mask: NDArray[np.bool_] | NDArray[np.uint8], bit_depth: Literal[1, 8] = 8) -> bytes:
@@ -44,7 +44,14 @@ def colour_png(mask: NDArray[np.bool_] | NDArray[np.uint8], rgb: tuple[int, int,
     return _png(pixels.reshape(mask.shape[0], -1), mask.shape[1], 8, RGB)
 
 
-def _png(row_bytes: NDArray[np.uint8], width: int, bit_depth: int, colour_type: int) -> bytes:
+def palette_png(indices: NDArray[np.uint8], palette_rgb: bytes) -> bytes:
+    """An 8-bit PNG of places in a palette, shape (height, width). `palette_rgb` has three bytes for each colour."""
+    return _png(np.ascontiguousarray(indices), indices.shape[1], 8, PALETTE, palette_rgb)
+
+
+def _png(
+    row_bytes: NDArray[np.uint8], width: int, bit_depth: int, colour_type: int, palette_rgb: bytes | None = None
+) -> bytes:
     """`row_bytes`: one row of packed samples per row of the picture."""
     height = row_bytes.shape[0]
     if not (height and width):
@@ -54,7 +61,8 @@ def _png(row_bytes: NDArray[np.uint8], width: int, bit_depth: int, colour_type: 
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
     pixels = deflate.compress(unfiltered.data) + deflate.flush()
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    palette = b"" if palette_rgb is None else _chunk(b"PLTE", palette_rgb)
+    return SIGNATURE + _chunk(b"IHDR", header) + palette + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

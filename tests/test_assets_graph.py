@@ -10,6 +10,7 @@ from assets.code_location import code_location
 from assets.keys import pool_of
 from assets.metadata import table_uri
 from assets.versions import answers_version, decoding_version, exports_version
+from foundry_pipeline.exports import FORMATS
 from foundry_pipeline.home import Run, load_home
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import TABLES, TableSpec
@@ -67,6 +68,13 @@ def test_a_home_becomes_these_assets(root: Path) -> None:
         "street_things/boxes": ("street_things", "street_slices"),
         "street_things/rejects": ("street_things", "street_slices"),
     }
+
+
+def test_a_run_may_export_every_format(root: Path) -> None:
+    """Dagster refuses an asset of more than three kinds."""
+    write_run(root, "notes_mood", "mood", "notes", f"exports: [{', '.join(FORMATS)}]\n")
+    assert len(spec_of(root, "notes_mood", "annotations").kinds) == 3
+    dg.Definitions.validate_loadable(definitions_of(root))
 
 
 def test_the_code_location_is_valid_as_a_whole(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,24 @@ def test_export_writes_a_format_again_without_a_call(
     in_warehouse = home / "warehouse/annotations/run=moods/labelbox"
     assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in in_warehouse.iterdir()}
     assert len(model.requests) == asked
+
+
+def test_texts_in_files_stand_in_the_exports_of_dagster_and_of_the_command(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "datasets/a.txt").write_text("Ann is in a file")
+    (home / "datasets/notes.csv").write_text("global_key,row_data\na,a.txt\n")
+    run = home / "runs/moods.yaml"
+    run.write_text("model: mood\ndataset: notes\nexports: [spacy, conll, huggingface, label_studio, csv]\n")
+    assert assets_main(["materialize", "--home", str(home)]) == 0
+    (line,) = (home / "warehouse/annotations/run=moods/spacy/documents-00001.jsonl").read_text().splitlines()
+    assert (json.loads(line)["text"], json.loads(line)["spans"][0]["label"]) == ("Ann is in a file", "person")
+    capsys.readouterr()
+    assert main(["export", "moods", "spacy", "--home", str(home), "--out", str(home / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "spacy: 1 of 2 predictions, 1 data rows answered, 0 not" in said
+    assert "left out, kind_not_representable: 1" in said
+    assert (home / "out/documents-00001.jsonl").read_text() == line + "\n"
 
 
 def test_refused_rows_are_said_with_their_reason_and_asked_again_on_request(

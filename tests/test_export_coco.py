@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,13 +24,13 @@ TRIANGLE = [{"x": 5.0, "y": 5.0}, {"x": 45.0, "y": 5.0}, {"x": 5.0, "y": 35.0}]
 
 
 def exported(tmp_path, run, *, data_rows=(PICTURE,), outcomes=None, **tables):
-    """(results, instances, lost) of a run with one slice."""
+    """(results, instances, what was lost or changed) of a run with one slice."""
     store = Store(tmp_path)
     fill(store, run, "000000", data_rows=data_rows, outcomes=outcomes, **tables)
     report = export_run(run, store, "coco")
     folder = tmp_path / f"annotations/run={run.name}/coco"
     results, instances = (json.loads((folder / name).read_text()) for name in ("results.json", "instances.json"))
-    return results, instances, report.lost
+    return results, instances, {**report.lost, **report.changed}
 
 
 @contextlib.contextmanager
@@ -215,6 +216,14 @@ def test_images_are_the_answered_pictures_with_or_without_detections(tmp_path):
         for i in range(3)
     ]
     assert instances["annotations"][0]["image_id"] == 2
+
+
+def test_without_keep_empty_pictures_without_a_detection_are_left_out(tmp_path):
+    run = replace(make_run(), keep_empty=False)
+    _, instances, _ = exported(tmp_path, run, data_rows=pictures(3), boxes=[BOX | {"global_key": "1.jpg"}])
+    assert [(image["id"], image["file_name"]) for image in instances["images"]] == [(1, "1.jpg")]
+    manifest = json.loads((tmp_path / "annotations/run=run/coco/manifest.json").read_text())
+    assert manifest["data_rows"]["left_out"] == {"nothing_written": 2}
 
 
 def test_no_detections_at_all_are_an_empty_array_and_a_valid_dataset(tmp_path):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foundry_pipeline.exports import export_run, labelbox
+from foundry_pipeline.exports import export_run
+from foundry_pipeline.exports.units import PER_FEATURE
 from foundry_pipeline.store import Store
 from tests.warehouse import fill, make_run, mask
 
@@ -20,11 +21,11 @@ BOX = {"global_key": "g", "feature": "cat", "left": 1.0, "top": 2.0, "width": 3.
 
 
 def exported(tmp_path, run, *, data_rows=(PICTURE,), outcomes=None, **tables):
-    """(lines, lost, answered rows) of a run with one slice."""
+    """(lines, what was lost or changed) of a run with one slice."""
     store = Store(tmp_path)
     fill(store, run, "000000", data_rows=data_rows, outcomes=outcomes, **tables)
     report = export_run(run, store, "labelbox")
-    return lines_in(tmp_path, run), report.lost
+    return lines_in(tmp_path, run), {**report.lost, **report.changed}
 
 
 def lines_in(tmp_path, run):
@@ -282,6 +283,36 @@ def test_a_video_object_is_a_segment_of_one_key_frame_without_confidence(tmp_pat
     assert lost == {"frame_missing": 1, "not_importable_for_media": 1, "score_not_representable": 2}
 
 
+def test_equal_answers_about_neighbouring_frames_are_one_line(tmp_path):
+    """20,000 frames with one radio would pass the limit of 5,000 annotations of a feature."""
+    run = make_run(media_type="video")
+    light = [{"global_key": "g", "feature": "light", "frame": frame, "score": 0.5} for frame in (7, 8, 9, 12, 13)]
+    answers = [light[at] | {"answer": "red" if at < 4 else "green"} for at in range(5)]
+    signs = [chosen(answer, frame=frame) for frame in (1, 2) for answer in ("joy", "fear")]
+    texts = [{"global_key": "g", "feature": "t", "answer": "stop", "frame": f, "score": f / 10} for f in (1, 2)]
+    lines, lost = exported(tmp_path, run, classifications=[*answers, *signs, chosen("joy", frame=3)], texts=texts)
+    joy, fear = {"name": "joy"}, {"name": "fear"}
+    assert [without_ids(line) for line in lines] == [
+        {"name": "emotion", "answer": [joy, fear], "frames": [{"start": 1, "end": 2}]},
+        {"name": "emotion", "answer": [joy], "frames": [{"start": 3, "end": 3}]},
+        {"name": "light", "answer": {"name": "red", "confidence": 0.5}, "frames": [{"start": 7, "end": 9}]},
+        {"name": "light", "answer": {"name": "red", "confidence": 0.5}, "frames": [{"start": 12, "end": 12}]},
+        {"name": "light", "answer": {"name": "green", "confidence": 0.5}, "frames": [{"start": 13, "end": 13}]},
+        {"name": "t", "answer": [{"value": "stop", "frames": [{"start": 1, "end": 2}]}]},
+    ]
+    assert len({line["uuid"] for line in lines}) == len(lines)
+    assert lost == {"score_not_representable": 2}
+
+
+def test_answers_with_something_nested_are_not_joined_over_frames(tmp_path):
+    run = make_run(media_type="video")
+    radio = {"global_key": "g", "feature": "light", "answer": "red"}
+    answers = [radio | {"frame": 1, "prediction_id": "a"}, radio | {"frame": 2}]
+    nested = {"global_key": "g", "feature": "why", "answer": "rain", "parent_id": "a", "frame": 1}
+    lines, _ = exported(tmp_path, run, classifications=answers, texts=[nested])
+    assert [line["frames"][0]["start"] for line in lines] == [1, 2]
+
+
 def test_a_video_mask_is_a_colour_picture_of_one_instance(tmp_path):
     dense = np.eye(40, 60, dtype=bool)
     run = make_run(media_type="video")
@@ -328,7 +359,7 @@ def test_more_than_5000_of_a_feature_keep_the_highest_scores_in_their_order(tmp_
     lines, lost = exported(tmp_path, make_run(), boxes=[*boxes, BOX | {"feature": "dog", "score": 0.0}])
     cats = [line.get("confidence") for line in lines if line["name"] == "cat"]
     assert cats == [*[0.5] * 4998, None, 0.9]
-    assert len(lines) == labelbox.LINES_PER_FEATURE + 1
+    assert len(lines) == PER_FEATURE + 1
     assert lost == {"too_many_per_feature": 2}
 
 

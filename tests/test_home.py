@@ -343,6 +343,23 @@ def test_every_export_format_there_is_can_be_named(tmp_path: Path, name: str):
     assert loaded.runs["street_objects"].exports == (name,)
 
 
+def test_a_format_that_has_no_place_for_the_data_rows_warns(tmp_path: Path):
+    """It would be written empty, with every prediction lost."""
+    loaded = home(tmp_path, {"runs/street_objects.yaml": RUN + "exports: [coco, spacy]\n"})
+    (warning,) = loaded.warnings
+    assert warning.path == "$.exports[1]"
+    assert warning.message == "spacy has no place for image data rows; it takes conversational, text"
+    assert "street_objects" in loaded.runs
+
+
+@pytest.mark.parametrize(("text", "keep"), [("", True), ("keep_empty: false\n", False)])
+def test_rows_in_which_nothing_was_found_are_exported_unless_the_run_says_otherwise(
+    tmp_path: Path, text: str, keep: bool
+):
+    loaded = home(tmp_path, {"runs/street_objects.yaml": RUN + text})
+    assert loaded.runs["street_objects"].keep_empty is keep
+
+
 def test_foundry_yaml_sets_what_the_deployment_allows(tmp_path: Path):
     (tmp_path / "more").mkdir()
     text = """allow_private_hosts: [Images.internal, 10.0.0.0/8, "::1", 127.0.0.1]

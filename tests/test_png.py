@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from foundry_pipeline.png import colour_png, mask_png, rle_png
+from foundry_pipeline.png import colour_png, mask_png, palette_png, rle_png
 from foundry_pipeline.rle import from_dense
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 20)))
@@ -45,6 +45,14 @@ def test_a_colour_mask_has_its_colour_on_black(mask):
     picture = opened(colour_png(mask, (76, 104, 177)))
     assert picture.mode == "RGB"
     assert np.array_equal(np.asarray(picture), mask[:, :, None] * np.array([76, 104, 177], np.uint8))
+
+
+def test_a_palette_picture_has_places_and_their_colours():
+    places = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    picture = opened(palette_png(places, bytes([0, 0, 0, 128, 0, 0, 0, 128, 0])))
+    assert picture.mode == "P"
+    assert np.array_equal(np.asarray(picture), places)
+    assert picture.convert("RGB").getpixel((1, 0)) == (128, 0, 0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -61,6 +61,8 @@ class Run:
     ontology_mapping: Mapping[str, str | None] = field(default_factory=dict)
     min_score: MinScore = field(default_factory=MinScore)
     exports: tuple[str, ...] = ()
+    keep_empty: bool = True
+    """Data rows in which nothing was found are in the exports that can say so."""
     schedule: str | None = None
     max_failed_share: float = 0.05
     budget: Money | None = None
@@ -87,6 +89,7 @@ def run_of(
         "ontology_mapping": _ontology_mapping,
         "min_score": _min_score,
         "exports": list_of(choice(_export_formats()), empty=True),
+        "keep_empty": flag,
         "schedule": _schedule,
         "max_failed_share": number(least=0, most=1),
         "budget": money(most=1_000_000_000),
@@ -103,6 +106,7 @@ def run_of(
     if sound[0] is None or sound[1] is None:
         return None
     _check_media(sound[0], sound[1], block, found)
+    _check_exports(sound[1], plain.get("exports", ()), block, found)
     return None if found.problems else Run(name, found.file, sound[0], sound[1], params, **plain)
 
 
@@ -187,6 +191,18 @@ def _check_media(model: Manifest, dataset: Dataset, block: Block, found: Finding
     if item is not None and media and dataset.media_type not in media:
         message = f"its data rows are {dataset.media_type}; the model {model.name!r} takes {one_of(media)}"
         refuse(item, found, message)
+
+
+def _check_exports(dataset: Dataset, names: Iterable[str], block: Block, found: Findings) -> None:
+    """A format that has no place for the data rows would be written empty."""
+    from foundry_pipeline.exports import FORMATS  # late, as above
+
+    for at, name in enumerate(names):
+        item = block.item("exports")
+        if item is not None and dataset.media_type not in FORMATS[name].media_types:
+            entry = item.nearest((at,))
+            message = f"{name} has no place for {dataset.media_type} data rows; it takes "
+            found.warn(message + one_of(sorted(FORMATS[name].media_types)), entry.path, entry.line)
 
 
 def _check_features(model: Manifest, plain: Mapping[str, Any], block: Block, found: Findings) -> None:

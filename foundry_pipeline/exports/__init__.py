@@ -10,20 +10,47 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
-from foundry_pipeline.errors import ConfigError, Problem, StorageError
-from foundry_pipeline.exports import coco, labelbox
-from foundry_pipeline.exports.annotated import NOT_ASKED, AnnotatedRow
-from foundry_pipeline.exports.format import Exporter
+from foundry_pipeline.data_rows import DataRow
+from foundry_pipeline.errors import ConfigError, Problem, RowUnavailable, StorageError
+from foundry_pipeline.exports import (
+    coco,
+    conll,
+    cvat,
+    huggingface,
+    label_studio,
+    labelbox,
+    pascal_voc,
+    plain_csv,
+    spacy_jsonl,
+    yolo,
+)
+from foundry_pipeline.exports.annotated import AnnotatedRow
+from foundry_pipeline.exports.format import Export, Exporter, ReadText
+from foundry_pipeline.exports.manifest import manifest_of, written_predictions
+from foundry_pipeline.exports.publish import publish, within
 from foundry_pipeline.exports.rows import annotated_rows, exported_slices
-from foundry_pipeline.exports.tally import Loss, Tally
+from foundry_pipeline.exports.tally import Change, Loss, Tally, by_reason
 from foundry_pipeline.home import Run
+from foundry_pipeline.rows.content import Kind, locate
+from foundry_pipeline.rows.local_files import LocalFiles
 from foundry_pipeline.store import STAGING, Store, Written
-from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, PREDICTION_TABLES, RESPONSES
 
-FORMATS: Mapping[str, Exporter] = {exporter.name: exporter for exporter in (labelbox.EXPORTER, coco.EXPORTER)}
-MANIFEST = "manifest.json"
+FORMATS: Mapping[str, Exporter] = {
+    exporter.name: exporter
+    for exporter in (
+        labelbox.EXPORTER,
+        coco.EXPORTER,
+        yolo.DETECT,
+        yolo.SEGMENT,
+        pascal_voc.EXPORTER,
+        label_studio.EXPORTER,
+        cvat.EXPORTER,
+        spacy_jsonl.EXPORTER,
+        conll.EXPORTER,
+        huggingface.EXPORTER,
+        plain_csv.EXPORTER,
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,129 +68,86 @@ class ExportReport:
     """Rows of the prediction tables, nested answers included."""
     predictions_out: int
     lost: Mapping[str, int]
-    """Reason -> predictions that were left out or changed; see `tally.Loss`."""
+    """Reason -> predictions that were left out; see `tally.Loss`. `predictions_in` less `predictions_out`."""
+    changed: Mapping[str, int]
+    """How -> predictions that are in the files, but not as the model said them; see `tally.Change`."""
 
 
-def export_run(run: Run, store: Store, format: str, out: Path | None = None) -> ExportReport:  # noqa: A002, its name
+def export_run(
+    run: Run,
+    store: Store,
+    format: str,  # noqa: A002, its name
+    out: Path | None = None,
+    read_text: ReadText | None = None,
+) -> ExportReport:
     """Write the run's annotations as `format` (a key of `FORMATS`), into the warehouse or into the folder `out`.
 
     In the warehouse that is `annotations/run=<run>/<format>`. Two exports of the same tables are the same bytes. Every
     file is written whole; `manifest.json` comes last and holds the sha256 of each, and files of an earlier export
     that are not part of this one are removed. Nothing of the old export is touched before the new one is complete.
 
-    Raises ConfigError where there is no such format, StorageError where the warehouse or `out` refuses or is damaged.
+    `read_text` gives the text of data rows for formats that contain it; without it, only texts that stand in the data
+    row itself are known. Raises ConfigError where there is no such format, StorageError where the warehouse or `out`
+    refuses or is damaged.
     """
     if format not in FORMATS:
         raise ConfigError([Problem(run.file, f"expected one of {', '.join(FORMATS)}; got {format!r}", "$.exports")])
-    exporter, tally = FORMATS[format], Tally()
+    export = Export(run, store, read_text or _InlineTexts(run), Tally())
     if out is None:
-        return _export(run, store, exporter, tally, store, f"annotations/run={run.name}/{format}")
+        return _export(export, FORMATS[format], store, f"annotations/run={run.name}/{format}")
     try:
-        return _export(run, store, exporter, tally, Store(out), "")
+        return _export(export, FORMATS[format], Store(out), "")
     finally:
         with contextlib.suppress(OSError):  # not empty: another export works there
             (out / STAGING).rmdir()
 
 
-def _export(run: Run, store: Store, exporter: Exporter, tally: Tally, target: Store, folder: str) -> ExportReport:
+def _export(export: Export, exporter: Exporter, target: Store, folder: str) -> ExportReport:
+    run, store, tally = export.run, export.store, export.tally
+    slices = exported_slices(run, store)
     with _refusal_named(target, folder), target.scratch() as scratch:
-        exporter.write(run, store, _all_rows(run, store, tally), scratch, tally)
-        made = sorted(path for path in scratch.iterdir() if path.is_file())
-        files = tuple(target.put_file(_within(folder, path.name), path) for path in made)
-    _remove_others(exporter, target, folder, {path.name for path in made})
-    manifest = _manifest(run, store, exporter, tally, files)
-    target.write_file(
-        _within(folder, MANIFEST), orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    )
+        exporter.write(export, _all_rows(export, slices), scratch)
+        files = publish(
+            target,
+            folder,
+            scratch,
+            lambda files: manifest_of(run, store, exporter, tally, folder, files, slices),
+        )
     answered = tally.outcomes["ok"]
     return ExportReport(
         format=exporter.name,
-        folder=_within(target.root, folder),
+        folder=within(target.root, folder),
         files=files,
         answered=answered,
         unanswered=tally.outcomes.total() - answered,
         predictions_in=tally.came.total(),
-        predictions_out=tally.came.total() - tally.left.total(),
-        lost=_lost(tally),
+        predictions_out=written_predictions(tally),
+        lost=by_reason(tally.lost.values(), Loss),
+        changed=by_reason(tally.changed.values(), Change),
     )
 
 
 @contextlib.contextmanager
 def _refusal_named(target: Store, folder: str) -> Iterator[None]:
-    """A full or read-only disk, said as StorageError; the older export is still whole."""
+    """A full or read-only disk, said as StorageError; until files are moved the older export is whole."""
     try:
         yield
     except OSError as err:
-        raise StorageError(f"cannot write {_within(target.root, folder)}: {err.strerror or err}") from err
+        raise StorageError(f"cannot write {within(target.root, folder)}: {err.strerror or err}") from err
 
 
-def _within(folder: str, name: str) -> str:
-    return "/".join(part for part in (folder, name) if part)
+def _all_rows(export: Export, slices: list[str]) -> Iterator[AnnotatedRow]:
+    for slice_key in slices:
+        yield from annotated_rows(export.run, export.store, slice_key, export.tally)
 
 
-def _all_rows(run: Run, store: Store, tally: Tally) -> Iterator[AnnotatedRow]:
-    for slice_key in exported_slices(run, store):
-        yield from annotated_rows(run, store, slice_key, tally)
+class _InlineTexts:
+    """Reads the texts that stand in their data rows, and no others."""
 
+    def __init__(self, run: Run) -> None:
+        self._files = LocalFiles(run.dataset.base.parent)
 
-def _remove_others(exporter: Exporter, target: Store, folder: str, names: set[str]) -> None:
-    """Files that this format wrote before and does not write now; what else lies there is not ours."""
-    for name in target.file_names(folder):
-        if name not in names and exporter.file_names.fullmatch(name):
-            target.remove_file(_within(folder, name))
-
-
-def _manifest(
-    run: Run, store: Store, exporter: Exporter, tally: Tally, files: tuple[Written, ...]
-) -> dict[str, object]:
-    return {
-        "format": exporter.name,
-        "format_version": exporter.version,
-        "run": run.name,
-        "model": run.model.name,
-        "dataset": run.dataset.name,
-        "media_type": run.dataset.media_type,
-        "ontology_mapping": dict(sorted(run.ontology_mapping.items())),
-        "min_score": {"default": run.min_score.default, **dict(sorted(run.min_score.by_feature.items()))},
-        "conventions": dict(exporter.conventions),
-        "data_rows": _row_counts(tally),
-        "predictions": {
-            "in": tally.came.total(),
-            "out": tally.came.total() - tally.left.total(),
-            "features": {f: {"in": tally.came[f], "out": tally.written(f)} for f in sorted(tally.came)},
-        },
-        "lost": _lost(tally),
-        "files": [_file(written) for written in files],
-        "inputs": [_inputs(run, store, slice_key) for slice_key in exported_slices(run, store)],
-    }
-
-
-def _row_counts(tally: Tally) -> dict[str, object]:
-    answered = tally.outcomes["ok"]
-    return {
-        "answered": answered,
-        "answered_with_predictions": tally.rows_with_predictions,
-        "answered_without_predictions": answered - tally.rows_with_predictions,
-        "unanswered": tally.outcomes.total() - answered,
-        "outcomes": {name: tally.outcomes[name] for name in (*OUTCOMES, NOT_ASKED)},
-    }
-
-
-def _lost(tally: Tally) -> dict[str, int]:
-    return {reason.value: tally.lost[reason] for reason in Loss if tally.lost[reason]}
-
-
-def _file(written: Written) -> dict[str, object]:
-    name = written.path.rpartition("/")[2]
-    return {"name": name, "size_bytes": written.size_bytes, "sha256": written.sha256}
-
-
-def _inputs(run: Run, store: Store, slice_key: str) -> dict[str, object]:
-    """The slice's tables with the sha256 that their last commit recorded."""
-    owners = {DATA_ROWS.name: run.dataset.name}
-    sums = {}
-    for spec in (DATA_ROWS, RESPONSES, *PREDICTION_TABLES):
-        record = store.record(owners.get(spec.name, run.name), slice_key, spec.name)
-        if record is not None:
-            sums[spec.name] = record["sha256"]
-    return {"slice": slice_key, "sha256": sums}
+    def __call__(self, row: DataRow) -> str:
+        if locate(row.row_data, row.media_type, self._files)[0] is not Kind.INLINE:
+            raise RowUnavailable("row_missing", "its text is elsewhere, and this export reads none")
+        return row.row_data

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.rle import Rle
+from foundry_pipeline.tables import CLASSIFICATIONS, TABLE_OF_KIND
 
 NOT_ASKED = "not_asked"
+KINDS: Mapping[str, str] = {
+    spec.name: kind.value for kind, spec in TABLE_OF_KIND.items() if spec is not CLASSIFICATIONS
+}
+"""Table -> the kind of its rows; those of `classifications` say theirs."""
 
 Record = Mapping[str, Any]
 """One row of a prediction table, without the columns that are the same for the whole run."""
@@ -40,6 +45,18 @@ class AnnotatedRow:
     def answered(self) -> bool:
         """Whether the model answered. Without predictions it then found nothing, which is not the same as silence."""
         return self.outcome == "ok"
+
+
+def with_nested(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """The predictions, each before what is nested under it."""
+    for prediction in predictions:
+        yield prediction
+        yield from with_nested(prediction.nested)
+
+
+def kind_of(prediction: Prediction) -> str:
+    """The prediction's kind, as ontologies call it: rectangle, radio, ..."""
+    return str(prediction.values["kind"]) if prediction.table == CLASSIFICATIONS.name else KINDS[prediction.table]
 
 
 def rle_of(values: Record) -> Rle:

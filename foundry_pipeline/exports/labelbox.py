@@ -1,8 +1,10 @@
 """Labelbox annotation import NDJSON: one annotation a line, ready for model runs, pre-labels and ground truth.
 
-`annotations-00001.ndjson` and further hold at most 1,000 data rows each; a relationship and its endpoints are in one
-file. `data_rows.jsonl`, which is not to be imported, says of every data row whether it was answered and how many
-lines it has: NDJSON itself cannot tell "found nothing" from "never answered".
+`annotations-00001.ndjson` and further hold at most 1,000 data rows and 100 MB each; a relationship and its endpoints
+are in one file. `data_rows.jsonl`, which is not to be imported, says of every data row whether it was answered and
+how many lines it has: NDJSON itself cannot tell "found nothing" from "never answered".
+
+Written here and not by the SDK, which drops a confidence of 0.0: the platform then reads 1.
 
 Source: Labelbox documentation, reference/import-*-annotations and reference/upload-*-predictions; what the SDK
 `labelbox` 7.17.0 reads.
@@ -12,27 +14,24 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record, rle_of
-from foundry_pipeline.exports.format import Exporter
-from foundry_pipeline.exports.tally import Loss, Tally
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
+from foundry_pipeline.exports.pictures import Ltwh, clip_box, ltwh_of
+from foundry_pipeline.exports.shards import Shards
+from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
+from foundry_pipeline.exports.units import Unit, units_of, within_limit
 from foundry_pipeline.home import Run
 from foundry_pipeline.png import colour_png, rle_png
 from foundry_pipeline.rle import to_dense
-from foundry_pipeline.store import Store
 
-ROWS_PER_FILE = 1_000
-LINES_PER_FEATURE = 5_000  # on one data row: more are refused by the platform's client
 CHECKLIST_IDS = uuid.UUID("5c7be1de-6d0f-5c0c-9b59-1b1f8a1d6f0e")
 VIDEO_MASK_RGB = (255, 255, 255)
 
@@ -47,24 +46,33 @@ IMPORTABLE: Mapping[str, frozenset[str]] = {
 }
 
 Line = dict[str, Any]
-Unit = tuple[Prediction, ...]
-"""What becomes one line: one prediction, or all chosen answers of one checklist."""
 
 
-def write(run: Run, _store: Store, rows: Iterator[AnnotatedRow], folder: Path, tally: Tally) -> None:
+def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
     """Write the files of one export into `folder`. Memory holds the lines of one data row."""
-    with _Files(folder) as files, (folder / "data_rows.jsonl").open("wb") as about_rows:
+    files = Shards(folder, "annotations", ".ndjson")
+    with files, (folder / "data_rows.jsonl").open("wb") as about_rows:
         for annotated in rows:
-            lines = list(lines_of(run, annotated, tally))
-            files.write(lines)
+            lines = list(lines_of(export.run, annotated, export.tally))
+            _count_row(annotated, lines, export.tally)
+            if lines:
+                files.add(b"".join(map(_json_line, lines)))
             about_rows.write(_json_line(_about(annotated, len(lines))))
+
+
+def _count_row(annotated: AnnotatedRow, lines: Sequence[Line], tally: Tally) -> None:
+    """NDJSON has no line for a data row without annotations, whatever `keep_empty` says."""
+    if lines:
+        tally.rows_written += 1
+    else:
+        tally.leave_row_out(annotated, RowLoss.NOTHING_WRITTEN if annotated.answered else RowLoss.NOT_ANSWERED)
 
 
 def lines_of(run: Run, annotated: AnnotatedRow, tally: Tally) -> Iterator[Line]:
     """The import lines of one data row; what Labelbox cannot hold is counted in `tally`."""
     row = annotated.row
     importable = _importable(row, annotated.predictions, tally)
-    units = _within_limit(_units(importable), tally)
+    units = within_limit(_joined_frames(units_of(importable)), tally)
     written = {p.values["prediction_id"] for unit in units for p in unit if p.table in OBJECTS}
     for unit in units:
         first = unit[0]
@@ -126,50 +134,37 @@ OBSTACLES: Mapping[str, Callable[[DataRow, Record], Loss | None]] = {
 }
 
 
-def _clipped_ltwh(row: DataRow, values: Record) -> tuple[float, float, float, float]:
-    """The part of a box inside the picture, in pixels; the whole box where the picture's size is not known.
-
-    A box beside the picture gets a width or height of 0 or less.
-    """
-    left, top, width, height = values["left"], values["top"], values["width"], values["height"]
-    picture_width = row.width or values["image_width"]
-    picture_height = row.height or values["image_height"]
-    if picture_width is None or picture_height is None:
-        return left, top, width, height
-    if left >= 0 and top >= 0 and left + width <= picture_width and top + height <= picture_height:
-        return left, top, width, height  # left + width - left is not always width in floats
-    right, bottom = min(left + width, picture_width), min(top + height, picture_height)
-    left, top = max(left, 0.0), max(top, 0.0)
-    return left, top, right - left, bottom - top
+def _clipped_ltwh(row: DataRow, values: Record) -> Ltwh:
+    """The part of a box inside the picture, or inside the one the model saw where the data row has no size."""
+    for size in ((row.width, row.height), (values["image_width"], values["image_height"])):
+        if size[0] is not None and size[1] is not None:
+            return clip_box(ltwh_of(values), (size[0], size[1]))
+    return ltwh_of(values)
 
 
-def _units(predictions: Iterable[Prediction]) -> list[Unit]:
-    """Checklist answers of one question, frame and message together, where the first of them stands."""
-    units: dict[object, list[Prediction]] = defaultdict(list)
-    for place, prediction in enumerate(predictions):
-        values = prediction.values
-        chosen = prediction.table == "classifications" and values["kind"] == "checklist"
-        units[(prediction.feature, values["frame"], values["message_id"]) if chosen else place].append(prediction)
-    return [tuple(unit) for unit in units.values()]
+def _joined_frames(units: Iterable[Unit]) -> list[Unit]:
+    """Answers about single frames of a video, where neighbouring frames have the same: one unit for the range of
+    frames, where it begins. What is nested under an answer keeps it apart."""
+    joined: list[list[Prediction]] = []
+    open_ranges: dict[object, list[Prediction]] = {}
+    for unit in units:
+        key = _what_is_said(unit)
+        before = open_ranges.get(key)
+        if key is not None and before is not None and before[-1].values["frame"] + 1 == unit[0].values["frame"]:
+            before.extend(unit)
+        else:
+            joined.append(list(unit))
+            open_ranges[key] = joined[-1]
+    return [tuple(unit) for unit in joined]
 
 
-def _within_limit(units: list[Unit], tally: Tally) -> list[Unit]:
-    """At most `LINES_PER_FEATURE` units of one feature: the highest scores. The platform reads no score as 1."""
-    by_feature: defaultdict[str, list[int]] = defaultdict(list)
-    for place, unit in enumerate(units):
-        by_feature[unit[0].feature].append(place)
-    surplus: set[int] = set()
-    for places in by_feature.values():
-        if len(places) > LINES_PER_FEATURE:
-            places.sort(key=lambda place: _unit_score(units[place]), reverse=True)
-            surplus.update(places[LINES_PER_FEATURE:])
-    for place in sorted(surplus):
-        tally.leave_out_all(units[place], Loss.TOO_MANY_PER_FEATURE)
-    return [unit for place, unit in enumerate(units) if place not in surplus] if surplus else units
-
-
-def _unit_score(unit: Unit) -> float:
-    return max(1.0 if p.values["score"] is None else float(p.values["score"]) for p in unit)
+def _what_is_said(unit: Unit) -> object:
+    """The same for answers that may stand for each other; None where they may not."""
+    if unit[0].table not in ANSWERS or unit[0].values["frame"] is None or any(p.nested for p in unit):
+        return None
+    is_text = unit[0].table == "texts"
+    answers = tuple((p.values["answer"], None if is_text else p.values["score"]) for p in unit)
+    return unit[0].table, unit[0].feature, answers
 
 
 def _line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line:
@@ -211,16 +206,16 @@ def _confidence(values: Record) -> Line:
 
 
 def _geometry(row: DataRow, prediction: Prediction, tally: Tally) -> Line:
-    values = prediction.values
     if prediction.table == "boxes":
-        return {"bbox": _bbox(row, values, tally)}
-    return GEOMETRY[prediction.table](values)
+        return {"bbox": _bbox(row, prediction, tally)}
+    return GEOMETRY[prediction.table](prediction.values)
 
 
-def _bbox(row: DataRow, values: Record, tally: Tally) -> Line:
+def _bbox(row: DataRow, prediction: Prediction, tally: Tally) -> Line:
+    values = prediction.values
     left, top, width, height = clipped = _clipped_ltwh(row, values)
-    if clipped != (values["left"], values["top"], values["width"], values["height"]):
-        tally.change(Loss.CLIPPED_TO_PICTURE)
+    if clipped != ltwh_of(values):
+        tally.change(prediction, Change.CLIPPED_TO_PICTURE)
     return {"top": top, "left": left, "height": height, "width": width}
 
 
@@ -243,7 +238,7 @@ GEOMETRY: Mapping[str, Callable[[Record], Line]] = {
 
 def _relationship_line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line:
     values = unit[0].values
-    _lose_score(values, tally)
+    _lose_score(unit[0], tally)
     tally.leave_out_all(unit[0].nested, Loss.KIND_NOT_REPRESENTABLE)
     ends = {"source": values["source_id"], "target": values["target_id"], "type": values["type"]}
     return _head(run, row, unit) | {"relationship": ends}
@@ -252,7 +247,7 @@ def _relationship_line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line
 def _video_line(run: Run, row: DataRow, unit: Unit, tally: Tally) -> Line:
     """An object in one frame: a segment of one key frame, so that nothing is interpolated. No place for a score."""
     first = unit[0]
-    _lose_score(first.values, tally)
+    _lose_score(first, tally)
     if first.table == "masks":
         tally.leave_out_all(first.nested, Loss.KIND_NOT_REPRESENTABLE)
         return _video_mask_line(run, row, unit)
@@ -271,38 +266,43 @@ def _video_mask_line(run: Run, row: DataRow, unit: Unit) -> Line:
     return head | {"masks": masks}
 
 
-def _lose_score(values: Record, tally: Tally) -> None:
-    if values["score"] is not None:
-        tally.change(Loss.SCORE_NOT_REPRESENTABLE)
+def _lose_score(prediction: Prediction, tally: Tally) -> None:
+    if prediction.values["score"] is not None:
+        tally.change(prediction, Change.SCORE_NOT_REPRESENTABLE)
 
 
 def _nested(predictions: Iterable[Prediction], tally: Tally) -> Line:
-    answers = [{"name": unit[0].feature} | _answer(unit, tally) for unit in _units(predictions)]
+    answers = [{"name": unit[0].feature} | _answer(unit, tally) for unit in units_of(predictions)]
     return {"classifications": answers} if answers else {}
 
 
 def _answer(unit: Unit, tally: Tally) -> Line:
-    """The answer to one question, with its confidence where this kind of answer has it, and its frame in a video."""
-    first = unit[0]
-    frame = None if first.values.get("parent_id") else first.values["frame"]  # a nested answer is in its parent's frame
+    """The answer to one question, with its confidence where this kind of answer has it, and its frames in a video."""
+    first, frames = unit[0], _frames(unit)
     if first.table == "texts":
-        return _text_answer(first, frame, tally)
-    chosen = [{"name": p.values["answer"]} | _confidence(p.values) | _nested(p.nested, tally) for p in unit]
+        return _text_answer(unit, frames, tally)
+    of_first_frame = [p for p in unit if p.values["frame"] == first.values["frame"]]
+    chosen = [{"name": p.values["answer"]} | _confidence(p.values) | _nested(p.nested, tally) for p in of_first_frame]
     answer = chosen if first.values["kind"] == "checklist" else chosen[0]
-    return {"answer": answer} if frame is None else {"answer": answer, "frames": [_only(frame)]}
+    return {"answer": answer} | ({"frames": frames} if frames else {})
 
 
-def _text_answer(prediction: Prediction, frame: int | None, tally: Tally) -> Line:
-    values = prediction.values
-    if frame is None:
-        return {"answer": values["answer"]} | _confidence(values) | _nested(prediction.nested, tally)
-    _lose_score(values, tally)
+def _text_answer(unit: Unit, frames: list[dict[str, int]], tally: Tally) -> Line:
+    prediction, answer = unit[0], unit[0].values["answer"]
+    if not frames:
+        return {"answer": answer} | _confidence(prediction.values) | _nested(prediction.nested, tally)
+    for of_frame in unit:
+        _lose_score(of_frame, tally)
     tally.leave_out_all(prediction.nested, Loss.KIND_NOT_REPRESENTABLE)
-    return {"answer": [{"value": values["answer"], "frames": [_only(frame)]}]}
+    return {"answer": [{"value": answer, "frames": frames}]}
 
 
-def _only(frame: int) -> dict[str, int]:
-    return {"start": frame, "end": frame}
+def _frames(unit: Unit) -> list[dict[str, int]]:
+    """The range of frames of an answer; none for the whole video, and none nested: it is in its parent's frame."""
+    first, last = unit[0].values, unit[-1].values
+    if first.get("parent_id") or first["frame"] is None:
+        return []
+    return [{"start": first["frame"], "end": last["frame"]}]
 
 
 def _base64(content: bytes) -> str:
@@ -323,41 +323,10 @@ def _about(annotated: AnnotatedRow, lines: int) -> Line:
     }
 
 
-class _Files:
-    """The numbered files: a new one after `ROWS_PER_FILE` data rows with lines. No lines, no file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: BinaryIO | None = None
-        self._rows = 0
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._close()
-
-    def write(self, lines: Sequence[Line]) -> None:
-        """The lines of one data row, into one file."""
-        if not lines:
-            return
-        if self._rows % ROWS_PER_FILE == 0:
-            self._close()
-            number = self._rows // ROWS_PER_FILE + 1
-            self._file = (self._folder / f"annotations-{number:05}.ndjson").open("wb")
-        assert self._file is not None
-        self._rows += 1
-        self._file.writelines(map(_json_line, lines))
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 EXPORTER = Exporter(
     name="labelbox",
-    version=1,
-    file_names=re.compile(r"annotations-\d{5,}\.ndjson|data_rows\.jsonl"),
+    version=2,
+    media_types=ALL_MEDIA,
     conventions={
         "offset_unit": "codepoint",
         "entity_start": "inclusive, from 0",
@@ -367,7 +336,8 @@ EXPORTER = Exporter(
         "polygon, line, point": "x, y in pixels of the picture as displayed, not clipped",
         "mask": "8-bit grey PNG of the picture's size, samples 0 and 1",
         "video_mask": "RGB PNG, white on black, one line a mask",
-        "frames": "numbered as in the request, both ends inclusive",
+        "frames": "numbered as in the request, both ends inclusive; equal answers of neighbouring frames are one line",
+        "limits": "5,000 annotations of one feature on one data row: those of the highest scores",
         "confidence": "left out where the model gave none, which Labelbox reads as 1; kept by model-run imports only",
         "uuid": "prediction_id; of a checklist a uuid5 of run, dataset, global key, question, frame and message",
         "relationships": "pre-label imports only",

@@ -1,16 +1,22 @@
-"""What an export could not say: one fixed list of reasons, and the counts of one export."""
+"""What an export could not say: fixed lists of reasons, and the counts of one export.
+
+Predictions are table rows, nested answers included, so that came in = written + lost, feature by feature.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from enum import StrEnum
 
-from foundry_pipeline.exports.annotated import Prediction
+from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction
+
+Counts = defaultdict[str, Counter[StrEnum]]
+"""Feature -> reason -> predictions."""
 
 
 class Loss(StrEnum):
-    """Why a prediction is missing from an export, or differs there from what the model said."""
+    """Why a prediction is not in an export."""
 
     DATA_ROW_MISSING = "data_row_missing"
     ROW_NOT_ANSWERED = "row_not_answered"
@@ -22,6 +28,10 @@ class Loss(StrEnum):
     FRAME_MISSING = "frame_missing"
     MESSAGE_MISSING = "message_missing"
     EMPTY_SPAN = "empty_span"
+    SPAN_OUTSIDE_TEXT = "span_outside_text"
+    TEXT_UNAVAILABLE = "text_unavailable"
+    ONLY_WHITE_SPACE = "only_white_space"
+    OVERLAPS_A_LONGER_ONE = "overlaps_a_longer_one"
     ZERO_SIZE = "zero_size"
     OUTSIDE_PICTURE = "outside_picture"
     PICTURE_SIZE_UNKNOWN = "picture_size_unknown"
@@ -30,40 +40,54 @@ class Loss(StrEnum):
     TOO_MANY_PER_FEATURE = "too_many_per_feature"
     RELATIONSHIP_ENDPOINT_MISSING = "relationship_endpoint_missing"
 
+
+class Change(StrEnum):
+    """How a prediction that is in an export differs there from what the model said."""
+
     CLIPPED_TO_PICTURE = "clipped_to_picture"
     SCORE_NOT_REPRESENTABLE = "score_not_representable"
     SCORE_MISSING_WRITTEN_AS_1 = "score_missing_written_as_1"
     ZERO_SIZE_ONLY_IN_RESULTS = "zero_size_only_in_results"
+    REDUCED_TO_BOX = "reduced_to_box"
+    HOLES_FILLED = "holes_filled"
+    SPLIT_INTO_PARTS = "split_into_parts"
+    ROUNDED_TO_PIXELS = "rounded_to_pixels"
+    DRAWN_AS_PIXELS = "drawn_as_pixels"
+    PARTLY_HIDDEN = "partly_hidden"
+    MASK_NOT_DRAWN = "mask_not_drawn"
+    MOVED_TO_TOKENS = "moved_to_tokens"
+    CHARACTERS_REPLACED = "characters_replaced"
+    FORMULA_QUOTED = "formula_quoted"
 
 
-CHANGES = frozenset(
-    {
-        Loss.CLIPPED_TO_PICTURE,
-        Loss.SCORE_NOT_REPRESENTABLE,
-        Loss.SCORE_MISSING_WRITTEN_AS_1,
-        Loss.ZERO_SIZE_ONLY_IN_RESULTS,
-    }
-)
-"""Reasons whose prediction is in the export all the same. All others: it is left out."""
+class RowLoss(StrEnum):
+    """Why a data row is not in an export."""
+
+    NOT_ANSWERED = "not_answered"
+    OTHER_MEDIA_TYPE = "other_media_type"
+    NOTHING_WRITTEN = "nothing_written"
+    PICTURE_SIZE_UNKNOWN = "picture_size_unknown"
+    TEXT_UNAVAILABLE = "text_unavailable"
 
 
 class Tally:
-    """Counts of one export: data rows by outcome, predictions by feature, losses by reason.
+    """Counts of one export: data rows by outcome, predictions by feature, losses and changes by reason.
 
-    Predictions are table rows, nested answers included, so that came in = written + left out, feature by feature.
+    A prediction is lost for one reason, but may be changed for several.
     """
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.rows_with_predictions = 0
+        self.rows_written = 0
+        self.rows_lost: Counter[RowLoss] = Counter()
         self.came: Counter[str] = Counter()
-        self.left: Counter[str] = Counter()
-        self.lost: Counter[Loss] = Counter()
+        self.lost: Counts = defaultdict(Counter)
+        self.changed: Counts = defaultdict(Counter)
 
     def leave_out(self, prediction: Prediction, why: Loss) -> None:
         """The prediction is not written, and with it everything nested under it."""
-        self.left[prediction.feature] += 1
-        self.lost[why] += 1
+        self.lost[prediction.feature][why] += 1
         self.leave_out_all(prediction.nested, Loss.PARENT_LEFT_OUT)
 
     def leave_out_all(self, predictions: Iterable[Prediction], why: Loss) -> None:
@@ -71,10 +95,18 @@ class Tally:
         for prediction in predictions:
             self.leave_out(prediction, why)
 
-    def change(self, why: Loss) -> None:
-        """One prediction is written, but not as the model said it."""
-        self.lost[why] += 1
+    def change(self, prediction: Prediction, how: Change) -> None:
+        """The prediction is written, but not as the model said it."""
+        self.changed[prediction.feature][how] += 1
 
-    def written(self, feature: str) -> int:
-        """How many predictions of `feature` are in the export."""
-        return self.came[feature] - self.left[feature]
+    def leave_row_out(self, annotated: AnnotatedRow, why: RowLoss, of_predictions: Loss | None = None) -> None:
+        """The data row is not in the export; its predictions are lost for the reason `of_predictions`."""
+        self.rows_lost[why] += 1
+        if of_predictions is not None:
+            self.leave_out_all(annotated.predictions, of_predictions)
+
+
+def by_reason(counts: Iterable[Counter[StrEnum]], reasons: type[StrEnum]) -> dict[str, int]:
+    """Reason -> predictions, of all features in `counts`, in the order of the list; without those that were not met."""
+    total = sum(counts, Counter[StrEnum]())
+    return {reason.value: total[reason] for reason in reasons if total[reason]}
