@@ -96,7 +96,7 @@ class Invoker:
         auth_headers(run.model, environ, settings)
         self._transport = transport
         self._requests = FoundryRequests(run)
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_event_loop(settings.event_loop)
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {run.name}", daemon=True)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
@@ -398,6 +398,19 @@ def _check_supported(run: Run, ledger: str) -> None:
         problems.append(Problem(run.dataset.file, "video is not supported yet", "$.media_type"))
     if problems:
         raise ConfigError(problems)
+
+
+def _new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
+    if kind == "asyncio":
+        return asyncio.new_event_loop()
+    try:
+        import uvloop
+    except ImportError:
+        problem = Problem(
+            "foundry.yaml", "uvloop is not installed: pip install 'foundry-pipeline[fast]'", "$.event_loop"
+        )
+        raise ConfigError([problem]) from None
+    return uvloop.new_event_loop()
 
 
 def _rules(run: Run, settings: Settings) -> CallRules:
