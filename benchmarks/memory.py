@@ -34,7 +34,7 @@ ontology:
 
 
 def run(quick: bool = False) -> list[Ratio]:
-    """1,000, 10,000 and 100,000 rows in one slice, then replies of 2 MiB (`quick`: up to 10,000 rows, no large ones)."""
+    """1,000, 10,000 and 100,000 rows in one slice, then replies of 2 MiB (`quick`: up to 10,000 rows alone)."""
     with tempfile.TemporaryDirectory() as name:
         idle = _peak_mb(Path(name, "idle"), ["--idle"])
         peaks = [_run_mb(Path(name, f"rows{rows}"), rows) - idle for rows in (ROWS[:2] if quick else ROWS)]

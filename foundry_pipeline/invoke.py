@@ -176,7 +176,8 @@ class Invoker:
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state)
-        tls = await asyncio.to_thread(ssl.create_default_context)
+        is_secure = self._run.model.inference_endpoint.lower().startswith("https:")
+        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure else None
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
