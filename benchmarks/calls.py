@@ -1,80 +1,108 @@
-"""Calls: the whole path against a bare client, the use of the rate, and the cost of a slice.
+"""Calls: the whole path against a bare client and against what the endpoint's latency allows.
 
-The model is a process of its own that answers after 50 ms and logs its arrivals; windows come from that log.
+The model answers after 50 ms; 64 requests may be in flight. Yardstick and path take turns, so that both see the same
+minute of the machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import statistics
-import subprocess
-import sys
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from benchmarks import Ratio
-from foundry_pipeline.calls.endpoint_state import StateFile
-from foundry_pipeline.calls.rate import Rate
+from benchmarks.stub import model
+from benchmarks.workload import run_over_texts
 from foundry_pipeline.config.settings import Settings
-from foundry_pipeline.home import Dataset, Run
-from foundry_pipeline.invoke import CallOptions, Invoker
-from foundry_pipeline.manifest import Manifest
-from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Option
-from foundry_pipeline.rows.datasets import load_dataset
+from foundry_pipeline.home import Run
+from foundry_pipeline.invoke import Invoker
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 
-ROWS = 3000
 IN_FLIGHT = 64
 LATENCY_S = 0.05
-ROUNDS = 3
-CHECKOUT = Path(__file__).parent.parent
-CAT = Ontology(None, (Classification("label", FeatureKind.RADIO, "label", (Option("cat", "cat", 0),)),), ())
+IDEAL_PER_S = IN_FLIGHT / LATENCY_S
 
 
-def run() -> list[Ratio]:
-    """Throughput, overhead, reuse, rate use, worst window, and the price of booking."""
-    with tempfile.TemporaryDirectory() as folder, _model(Path(folder), LATENCY_S) as url:
-        ideal = IN_FLIGHT / LATENCY_S
-        pairs = [(_bare(url), *_pipeline(Path(folder), url, turn)) for turn in range(ROUNDS)]
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Rows a second, and CPU microseconds a row of this process."""
+
+    per_s: float
+    cpu_us: float
+
+
+def run(quick: bool = False) -> list[Ratio]:
+    """5,000 rows a round, 5 rounds (`quick`: 1,000 rows, 2 rounds): throughput, overhead, CPU, reuse."""
+    rows, rounds = (1000, 2) if quick else (5000, 5)
+    with tempfile.TemporaryDirectory() as name, model(Path(name, "model"), LATENCY_S) as served:
+        _bare(served.url, 200)
+        turns = [_turn(Path(name, f"turn{turn}"), served.url, rows) for turn in range(rounds)]
+    bare, plain, again, fast = zip(*turns, strict=True)
+    ideal = f"{IN_FLIGHT} / {LATENCY_S:g} s"
     return [
-        _ratio("throughput", [ours / ideal for _, ours, _ in pairs], ">= 0.78", "rows/s to Parquet", "64 / 0.05 s"),
-        _ratio("overhead", [ours / bare for bare, ours, _ in pairs], ">= 0.95", "rows/s to Parquet", "bare httpx"),
-        _ratio(
-            "nothing new", [again / ours for _, ours, again in pairs], "-", "rows/s, all answered", "rows/s, called"
-        ),
-        *_rates(),
-        _booking(),
+        Ratio.of("throughput", [p.per_s / IDEAL_PER_S for p in plain], ">= 0.78", "rows/s to Parquet", ideal),
+        Ratio.of("throughput, uvloop", [f.per_s / IDEAL_PER_S for f in fast], ">= 0.90", "rows/s to Parquet", ideal),
+        Ratio.of("throughput, bare httpx", [b.per_s / IDEAL_PER_S for b in bare], "-", "rows/s, kept nowhere", ideal),
+        _against("overhead", plain, bare, lambda p: p.per_s, ">= 0.95", "rows/s to Parquet", "bare httpx"),
+        _against("CPU a row", plain, bare, lambda p: p.cpu_us, "-", "CPU of a row to Parquet", "bare httpx"),
+        _against("CPU a row, uvloop", fast, bare, lambda p: p.cpu_us, "-", "CPU of a row to Parquet", "bare httpx"),
+        _against("nothing new", again, plain, lambda p: p.per_s, "-", "rows/s, all answered", "rows/s, called"),
     ]
 
 
-def _ratio(name: str, values: list[float], goal: str, numerator: str, denominator: str) -> Ratio:
-    return Ratio(name, statistics.median(values), goal, numerator, denominator, (min(values), max(values)))
+def _against(
+    name: str,
+    ours: tuple[Pace, ...],
+    theirs: tuple[Pace, ...],
+    figure: Callable[[Pace], float],
+    goal: str,
+    numerator: str,
+    denominator: str,
+) -> Ratio:
+    ratios = [figure(one) / figure(other) for one, other in zip(ours, theirs, strict=True)]
+    return Ratio.of(name, ratios, goal, numerator, denominator)
 
 
-@contextlib.contextmanager
-def _model(folder: Path, latency_s: float) -> Iterator[str]:
-    port_file, log = folder / "url", folder / "arrivals"
-    command = [sys.executable, "-m", "tests.fake_model", "--port-file", port_file, "--log", log]
-    process = subprocess.Popen([*command, "--latency", str(latency_s)], cwd=CHECKOUT)
-    try:
-        while not (port_file.exists() and port_file.read_text()):
-            time.sleep(0.02)
-        yield port_file.read_text()
-    finally:
-        process.terminate()
-        process.wait()
-        port_file.unlink()
+def _turn(folder: Path, url: str, rows: int) -> tuple[Pace, Pace, Pace, Pace]:
+    """A bare client; the path from data rows to committed responses; the same once more; a fresh one on uvloop."""
+    plain = run_over_texts(folder / "plain", url, rows, max_concurrency=IN_FLIGHT)
+    fast = run_over_texts(folder / "fast", url, rows, max_concurrency=IN_FLIGHT)
+    return (
+        _measured(rows, lambda: _bare(url, rows)),
+        _measured(rows, lambda: _path(*plain, folder, rows, "asyncio")),
+        _measured(rows, lambda: _path(*plain, folder, rows, "asyncio")),
+        _measured(rows, lambda: _path(*fast, folder, rows, "uvloop")),
+    )
 
 
-def _bare(url: str) -> float:
-    """Rows a second of the plainest fast client: one connection per slot, nothing kept."""
+def _measured(rows: int, action: Callable[[], None]) -> Pace:
+    began, cpu_s = time.perf_counter(), _cpu_s()
+    action()
+    return Pace(rows / (time.perf_counter() - began), (_cpu_s() - cpu_s) / rows * 1e6)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _path(run: Run, store: Store, folder: Path, rows: int, event_loop: str) -> None:
+    settings = Settings(event_loop=event_loop)
+    with Invoker(run, store, settings, home_root=folder, ledger=str(folder / "ledger"), environ={}) as invoker:
+        reports = list(invoker.invoke(store.slices(DATA_ROWS, "ds")))
+    assert sum(report.ok for report in reports) == rows
+
+
+def _bare(url: str, rows: int) -> None:
+    """The plainest fast client: httpx with one connection per slot, nothing kept."""
 
     async def slot(todo: Iterator[int]) -> None:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
@@ -85,106 +113,7 @@ def _bare(url: str) -> float:
                 assert response.status_code == 200
 
     async def go() -> None:
-        todo = iter(range(ROWS))
+        todo = iter(range(rows))
         await asyncio.gather(*(slot(todo) for _ in range(IN_FLIGHT)))
 
-    began = time.perf_counter()
     asyncio.run(go())
-    return ROWS / (time.perf_counter() - began)
-
-
-def _pipeline(folder: Path, url: str, turn: int) -> tuple[float, float]:
-    """(rows a second from data rows to committed responses, the same when every answer is there)."""
-    bench, store = _bench(folder / f"turn{turn}", url, ROWS, 5000.0)
-
-    def once() -> float:
-        began = time.perf_counter()
-        with Invoker(
-            bench, store, Settings(), home_root=folder, ledger=str(folder / f"ledger{turn}"), environ={}
-        ) as calls:
-            reports = list(calls.invoke(store.slices(DATA_ROWS, "ds"), CallOptions()))
-        assert sum(report.ok for report in reports) == ROWS
-        return ROWS / (time.perf_counter() - began)
-
-    return once(), once()
-
-
-def _bench(root: Path, url: str, rows: int, per_s: float, name: str = "run") -> tuple[Run, Store]:
-    root.mkdir(parents=True)
-    lines = (json.dumps({"global_key": f"k{i}", "row_data": f"text {i} of {name}"}) for i in range(rows))
-    (root / "rows.ndjson").write_text("\n".join(lines))
-    dataset = Dataset("ds", "ds.yaml", root, "text", "rows.ndjson", 1000)
-    store = Store(root / "warehouse")
-    load_dataset(dataset, root, Settings(), store)
-    model = Manifest("m", "m", "m.yaml", url, per_s, ontology=CAT, max_concurrency=IN_FLIGHT)
-    return Run(name, "run.yaml", model, dataset), store
-
-
-_WORKER = """
-import sys
-from pathlib import Path
-from benchmarks.calls import rate_worker
-rate_worker(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
-"""
-
-
-def rate_worker(folder: Path, url: str, per_s: float, rows: int, name: str) -> None:
-    """One of several processes that share an endpoint: calls its own rows. Run as a process of its own."""
-    bench, store = _bench(folder / name, url, rows, per_s, name)
-    ledger = str(folder / "ledger")
-    with Invoker(bench, store, Settings(), home_root=folder / name, ledger=ledger, environ={}) as calls:
-        assert all(report.failure is None for report in calls.invoke(store.slices(DATA_ROWS, "ds"), CallOptions()))
-
-
-def _rates() -> Iterator[Ratio]:
-    for per_s, processes, seconds in ((50.0, 4, 10), (500.0, 2, 8)):
-        arrivals = measure_rate(per_s, processes, seconds)
-        middle = [at for at in arrivals if arrivals[0] + 1 < at < arrivals[-1] - 1]
-        use = (len(middle) - 1) / (middle[-1] - middle[0]) / per_s
-        name = f"{processes} processes at {per_s:g}/s"
-        yield _ratio(f"rate use, {name}", [use], ">= 0.98", "arrivals/s at the server", "requests_per_second")
-        worst = _worst_window(arrivals)
-        yield _ratio(
-            f"rate window, {name}", [worst / per_s], "<= limit + 1 or 2 %", "most in any 1 s", "requests_per_second"
-        )
-
-
-def measure_rate(per_s: float, processes: int, seconds: float) -> list[float]:
-    """Arrival times at the server, sorted, while so many processes share one endpoint's rate."""
-    rows = int(per_s * seconds / processes)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with _model(folder, LATENCY_S) as url:
-            workers = [
-                subprocess.Popen(
-                    [sys.executable, "-c", _WORKER, folder, url, str(per_s), str(rows), f"p{i}"], cwd=CHECKOUT
-                )
-                for i in range(processes)
-            ]
-            assert all(worker.wait() == 0 for worker in workers)
-        return sorted(float(line.split()[0]) for line in (folder / "arrivals").read_text().splitlines())
-
-
-def _worst_window(arrivals: list[float]) -> int:
-    most = first = 0
-    for last, at in enumerate(arrivals):
-        while at - arrivals[first] >= 1.0:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
-
-
-def _booking() -> Ratio:
-    """CPU of one booking in the shared file, against one fsync-free write of the same size."""
-    with tempfile.TemporaryDirectory() as name:
-        rate = Rate(StateFile(Path(name, "rate")), 1e9)
-        with Path(name, "plain").open("wb", buffering=0) as plain:
-            values = [_cpu_of(rate.book) / _cpu_of(lambda: plain.write(b"x" * 100)) for _ in range(ROUNDS)]
-    return _ratio("booking", values, "-", "CPU per booking under the lock", "one 100-byte write")
-
-
-def _cpu_of(action: Callable[[], object], times: int = 5000) -> float:
-    began = time.process_time()
-    for _ in range(times):
-        action()
-    return (time.process_time() - began) / times

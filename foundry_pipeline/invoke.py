@@ -108,7 +108,7 @@ class Invoker:
         except StorageError:
             self._state.close()
             raise
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_event_loop(self._settings.event_loop)
         name = f"calls of {self._run.name}"
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
@@ -178,7 +178,8 @@ class Invoker:
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state)
-        tls = await asyncio.to_thread(ssl.create_default_context)
+        is_secure = self._run.model.inference_endpoint.lower().startswith("https:")
+        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure else None
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
@@ -447,6 +448,19 @@ def _check_supported(run: Run, ledger: str) -> None:
         problems.append(Problem(run.dataset.file, "video is not supported yet", "$.media_type"))
     if problems:
         raise ConfigError(problems)
+
+
+def _new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
+    if kind == "asyncio":
+        return asyncio.new_event_loop()
+    try:
+        import uvloop
+    except ImportError:
+        problem = Problem(
+            "foundry.yaml", "uvloop is not installed: pip install 'foundry-pipeline[fast]'", "$.event_loop"
+        )
+        raise ConfigError([problem]) from None
+    return uvloop.new_event_loop()
 
 
 def _rules(run: Run, settings: Settings) -> CallRules:

@@ -10,7 +10,7 @@ from typing import Any
 
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.home import Dataset, Run
-from foundry_pipeline.invoke import CallOptions, Invoker, SliceReport
+from foundry_pipeline.invoke import CallOptions, Invoker, SliceReport, TransportFactory
 from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Option
 from foundry_pipeline.rows.datasets import load_dataset
@@ -38,6 +38,7 @@ class Bench:
     settings: Settings = field(default_factory=Settings)
     environ: Mapping[str, str] = field(default_factory=dict)
     ledger: Path | None = None
+    transport: TransportFactory | None = None
 
     def __post_init__(self) -> None:
         self.store = Store(self.root / "warehouse")
@@ -62,6 +63,7 @@ class Bench:
             home_root=self.root,
             ledger=str(self.ledger or self.root / "ledger"),
             environ=self.environ,
+            transport=self.transport,
         )
 
     def go(self, options: CallOptions | None = None) -> list[SliceReport]:

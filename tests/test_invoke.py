@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from foundry_pipeline.config.settings import Settings
@@ -36,13 +37,29 @@ def model() -> Iterator[FakeModel]:
         yield served
 
 
+@pytest.fixture(params=["asyncio", "uvloop", "httpx"])
+def calls_on(request: pytest.FixtureRequest) -> Callable[[Bench], Bench]:
+    """Makes a bench's calls over our own connection on either event loop, or over httpx's transport."""
+
+    def choose(bench: Bench) -> Bench:
+        if request.param == "httpx":
+            bench.transport = lambda: httpx.AsyncHTTPTransport(trust_env=False)
+        else:
+            bench.settings = replace(bench.settings, event_loop=request.param)
+        return bench
+
+    return choose
+
+
 def poison(text: str, bad: Reply, good: Reply = CAT) -> Answer:
     """Answers everything but the row that says `text`."""
     return lambda request: bad if request.text == text else good
 
 
-def test_every_row_is_asked_once_and_its_reply_kept_as_it_came(model: FakeModel, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, model.url)
+def test_every_row_is_asked_once_and_its_reply_kept_as_it_came(
+    model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench]
+) -> None:
+    bench = calls_on(Bench(tmp_path, model.url))
     report = bench.one()
     assert (report.rows, report.ok, report.calls, report.failure) == (6, 6, 6, None)
     assert sorted(request.text for request in model.requests) == [f"text {i}" for i in range(6)]
@@ -326,34 +343,38 @@ def test_retry_after_holds_everybody(model: FakeModel, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_answer_is_a_failed_row_and_never_an_empty_one(
-    model: FakeModel, tmp_path: Path, bad: Reply, code: str
+    model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench], bad: Reply, code: str
 ) -> None:
     model.answer = poison("text 7", bad)
-    bench = Bench(tmp_path, model.url, rows=30)
+    bench = calls_on(Bench(tmp_path, model.url, rows=30))
     report = bench.one()
     assert (report.ok, report.failed, report.failure) == (29, 1, None)
     row = bench.responses()["k7"]
     assert (row["outcome"], row["error"]) == ("failed", code)
 
 
-def test_a_gzip_answer_is_read_all_the_same(model: FakeModel, tmp_path: Path) -> None:
+def test_a_gzip_answer_is_read_all_the_same(
+    model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench]
+) -> None:
     model.answer = lambda _: Reply(gzip.compress(b'{"label": "cat"}'), headers={"Content-Encoding": "gzip"})
-    bench = Bench(tmp_path, model.url)
+    bench = calls_on(Bench(tmp_path, model.url))
     assert bench.one().ok == 6
     assert bench.responses()["k0"]["reply"] == '{"label": "cat"}'
 
 
-def test_a_gzip_bomb_is_cut_at_the_limit(model: FakeModel, tmp_path: Path) -> None:
+def test_a_gzip_bomb_is_cut_at_the_limit(model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench]) -> None:
     bomb = Reply(gzip.compress(b" " * 50_000_000), headers={"Content-Encoding": "gzip"})
     model.answer = poison("text 7", bomb)
-    bench = Bench(tmp_path, model.url, rows=30, settings=Settings(max_reply_bytes=1_000_000))
+    bench = calls_on(Bench(tmp_path, model.url, rows=30, settings=Settings(max_reply_bytes=1_000_000)))
     bench.one()
     assert bench.responses()["k7"]["error"] == "too_large"
 
 
-def test_a_dripping_answer_ends_at_the_deadline(model: FakeModel, tmp_path: Path) -> None:
+def test_a_dripping_answer_ends_at_the_deadline(
+    model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench]
+) -> None:
     model.answer = poison("text 7", Reply({"label": "cat"}, drip_s=0.1))
-    bench = Bench(tmp_path, model.url, rows=30)
+    bench = calls_on(Bench(tmp_path, model.url, rows=30))
     bench.model(timeout_s=0.5, max_attempts=2)
     bench.one()
     assert bench.responses()["k7"]["error"] == "timeout"
@@ -399,13 +420,15 @@ def test_an_unreadable_row_is_not_sent_and_the_rest_goes_on(model: FakeModel, tm
     assert bench.responses()["k5"]["error"] == "row_forbidden"
 
 
-def test_the_secret_is_sent_and_is_nowhere_else(model: FakeModel, tmp_path: Path) -> None:
+def test_the_secret_is_sent_and_is_nowhere_else(
+    model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench]
+) -> None:
     def echo(request: Request) -> Reply:
         said = {"error": f"bad {request.headers['authorization']}"}
         return Reply(said, status=422) if request.text == "text 2" else Reply({"summary": str(request.headers)})
 
     model.answer = echo
-    bench = Bench(tmp_path, model.url, environ={"MODEL_KEY": "s3cr3t-canary-value"})
+    bench = calls_on(Bench(tmp_path, model.url, environ={"MODEL_KEY": "s3cr3t-canary-value"}))
     bench.model(secret=SecretRef("MODEL_KEY"))
     bench.one()
     assert {r.headers["authorization"] for r in model.requests} == {"Bearer s3cr3t-canary-value"}

@@ -71,10 +71,10 @@ class ModelClient:
         *,
         timeout_s: float,
         max_reply_bytes: int,
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """A `transport` of one's own takes the place of the connection, and brings its own TLS."""
+        """`tls` is needed for https. A `transport` of one's own takes the connection's place, and brings its own."""
         self._url = httpx.URL(url)
         self._timeout_s = timeout_s
         self._max_bytes = max_reply_bytes

@@ -32,7 +32,10 @@ _HEADER_LINE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e]*")
 class Connection:
     """At most one connection, opened when it is needed and kept for the next request. One request at a time."""
 
-    def __init__(self, url: httpx.URL, tls: ssl.SSLContext, connect_timeout_s: float) -> None:
+    def __init__(self, url: httpx.URL, tls: ssl.SSLContext | None, connect_timeout_s: float) -> None:
+        """`tls` is needed for https; without it, ValueError."""
+        if url.scheme == "https" and tls is None:
+            raise ValueError("https without a TLS context")
         self._host = url.raw_host.decode("ascii")
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = tls if url.scheme == "https" else None

@@ -108,15 +108,14 @@ class StateFile:
         """None where the record is damaged, from another boot or absurd."""
         record = self._content[:]
         known, state = self._known
-        if record == known:
-            return state
-        boot, *values, check = _RECORD.unpack(record)
-        state = EndpointState._make(values)
-        is_whole = check == zlib.crc32(record[:_CHECKED]) and boot == self._boot
-        if not is_whole or max(state.hold_until, state.next_probe) > now + MOST_AHEAD_S:
-            return None
-        self._known = (record, state)
-        return state
+        if record != known:
+            boot, *values, check = _RECORD.unpack(record)
+            state = EndpointState._make(values)
+            if check != zlib.crc32(record[:_CHECKED]) or boot != self._boot:
+                return None
+            self._known = (record, state)
+        horizon = now + MOST_AHEAD_S
+        return None if state.hold_until > horizon or state.next_probe > horizon else state
 
     def _write(self, state: EndpointState) -> None:
         """One call, so that a process killed here leaves the old record or the new one."""

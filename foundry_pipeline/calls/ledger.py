@@ -29,7 +29,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from foundry_pipeline.errors import SliceBusy, StorageError
 
-GROUP_S = 0.002
+GROUP_S = 0.001
 """How long a write waits for company, where no commit keeps it waiting anyway: at most this and two commits."""
 GROUP_MOST = 256
 EVIDENCE_BYTES = 64 * 1024
@@ -247,11 +247,15 @@ class Ledger:
                 connection.execute(sa.delete(CALLS).where(CALLS.c.call_id.in_(some)))
                 connection.execute(sa.delete(ATTEMPTS).where(ATTEMPTS.c.call_id.in_(some)))
 
+    def answered(self) -> int:
+        """Calls that have an outcome."""
+        with self._translated(), self._engine.begin() as connection:
+            found = connection.execute(sa.select(sa.func.count()).where(CALLS.c.outcome.is_not(None)))
+            return int(found.scalar_one())
+
     def is_empty(self) -> bool:
         """True where no answered call is left: the file may go."""
-        with self._translated(), self._engine.begin() as connection:
-            left = connection.execute(sa.select(sa.func.count()).where(CALLS.c.outcome.is_not(None))).scalar_one()
-            return left == 0
+        return self.answered() == 0
 
     def close(self) -> None:
         """Make everything queued durable and close the database."""

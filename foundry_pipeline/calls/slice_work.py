@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foundry_pipeline.calls.ledger import Answer, Ledger
@@ -30,7 +31,6 @@ from foundry_pipeline.store import Store, Write, reading
 from foundry_pipeline.tables import DATA_ROWS, RESPONSES, build
 
 PAGE_ROWS = 256
-CHUNK_ROWS = 64
 GROUP_BYTES = 8 * 1024 * 1024
 GROUP_ROWS = 8192
 ASKED_AGAIN: Mapping[str, tuple[str, ...]] = {
@@ -80,7 +80,7 @@ class SliceWork:
                 first, last = np.searchsorted(self.plan.places, (at, at + batch.num_rows))
                 numbers = first + np.flatnonzero(picked[first:last])
                 if len(numbers):
-                    rows = rows_of(batch.take(pa.array(self.plan.places[numbers] - at)))
+                    rows = rows_of(pc.take(batch, self.plan.places[numbers] - at))
                     yield list(zip(numbers.tolist(), rows, strict=True))
 
     def answers(self) -> dict[str, Answer]:
@@ -105,11 +105,13 @@ class SliceWork:
     def close_committed(self) -> None:
         """Close the files, and take the slice's calls out of the ledger: their answers are in `responses`."""
         self.source.close()
-        self.ledger.forget(self.plan.call_ids(np.ones(len(self.plan), bool)))
-        if self.ledger.is_empty():
-            self.ledger.remove()
-        else:
-            self.ledger.close()
+        ours = sum(1 for _ in self.plan.call_ids(self.plan.committed_at == NONE))
+        if self.ledger.answered() > ours:
+            self.ledger.forget(self.plan.call_ids(np.ones(len(self.plan), bool)))
+            if not self.ledger.is_empty():
+                self.ledger.close()
+                return
+        self.ledger.remove()
 
 
 def plan_slice(
@@ -250,12 +252,12 @@ def _tables(work: SliceWork, tally: Tally) -> Iterator[pa.Table]:
 
 
 def _portions(work: SliceWork, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The rows in portions whose answers may be held at once: a few, and fewer where replies are large."""
+    """The rows in portions whose answers may be held at once."""
     sizes = work.ledger.reply_sizes(_in_ledger(work.plan, numbers))
     begin, held = 0, 0
     for at, number in enumerate(numbers):
         size = sizes.get(work.plan.call_id(number), 0)
-        if at > begin and (at - begin == CHUNK_ROWS or held + size > GROUP_BYTES):
+        if at > begin and held + size > GROUP_BYTES:
             yield numbers[begin:at]
             begin, held = at, 0
         held += size
