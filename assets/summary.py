@@ -60,7 +60,7 @@ class Summary:
     def _failures_in_words(self) -> Iterator[str]:
         """A line for each reason, with all that has it; what stopped the run has been said."""
         places: dict[str, list[str]] = {}
-        for place, why in self.failures.items():
+        for place, why in sorted(self.failures.items()):
             is_stop = self.totals.stop is not None and why.startswith(self.totals.stop)
             places.setdefault("not done" if is_stop else f"failed: {why}", []).append(place)
         yield from _some([f"  {_joined(some)} {why}" for why, some in places.items()], len(places))
