@@ -108,7 +108,8 @@ def test_a_column_of_ids_is_hashed_as_uuid5_does(
     rows = [row_id("run", "dataset", key) for key, _, _ in items]
     names = [list_name("boxes", frame, None, "x" * length) for _, length, _ in items]
     column = item_ids(
-        np.frombuffer(b"".join(rows * many), np.uint8).reshape(-1, 16),
+        np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16),
+        np.arange(len(items) * many) % len(items),
         names * many,
         np.arange(len(items) * many),
         np.array([index for _, _, index in items] * many),

@@ -146,7 +146,7 @@ class _Rejects:
         if not self._rows:
             return None
         numbers = np.array(self._rows)
-        ids = item_ids(rows.row_ids()[numbers], self._names, np.arange(len(self._names)), np.array(self._ordinals))
+        ids = item_ids(rows.row_ids(), numbers, self._names, np.arange(len(self._names)), np.array(self._ordinals))
         columns: dict[str, Sequence[object] | pa.Array] = rows.columns(numbers, REJECTS)
         columns |= {"prediction_id": ids, "score": pa.nulls(len(ids), pa.float64())} | self._columns
         self._clear()

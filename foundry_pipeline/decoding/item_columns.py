@@ -104,7 +104,7 @@ def part_of_table(
     row_of_item = np.array(runs.rows, np.int64)[run_of_item]
     index = np.arange(len(scores)) - (starts - np.array(runs.first_index, np.int64))[run_of_item]
     columns = rows.columns(row_of_item, spec) | {
-        "prediction_id": item_ids(rows.row_ids()[row_of_item], runs.names, run_of_item, index),
+        "prediction_id": item_ids(rows.row_ids(), row_of_item, runs.names, run_of_item, index),
         "feature": pa.array(runs.features, pa.string()).take(pa.array(run_of_item)),
         "index": pa.array(index.astype(np.int32)),
         "score": scores,
