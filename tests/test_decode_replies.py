@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from foundry_pipeline.decode import REASONS, tables_needed
+from foundry_pipeline.decode import REASONS, Limits, tables_needed
 from foundry_pipeline.ontology import Classification, FeatureKind, Option, Tool
 from tests.decoding import EVERYTHING, STRENGTH, checklist, decode, ontology, options, radio, rejected, text, values
 
@@ -77,8 +77,9 @@ def test_free_text_needs_exactly_one_text_feature() -> None:
     assert rejected(decode("hello", two)) == rejected(decode('"hello"', NO_TEXT)) == [("$", "unexpected_text")]
 
 
-def test_without_an_ontology_free_text_is_the_feature_text() -> None:
-    assert values(decode("hello", None)["texts"], "feature", "answer") == [("text", "hello")]
+@pytest.mark.parametrize("body", ["hello", '"hello"'])
+def test_without_an_ontology_free_text_is_the_feature_response(body: str) -> None:
+    assert values(decode(body, None)["texts"], "feature", "answer") == [("response", "hello")]
     assert rejected(decode("hello", None, kinds=(FeatureKind.RADIO,))) == [("$", "unexpected_text")]
 
 
@@ -107,7 +108,7 @@ def test_a_reply_of_a_million_values_is_not_decoded() -> None:
 def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
     reply = {"car": {"boxes": [[1, 2, 3, 4]] * 7}, "lake": {"polygons": [[[0, 0], [1, 0], [0, 1]]]}, "signs": ["joy"]}
     for shortcut in (True, False):
-        tables = decode(reply, max_objects_per_row=5, shortcut=shortcut)
+        tables = decode(reply, limits=Limits(5), shortcut=shortcut)
         assert values(tables["boxes"], "index") == [(0,), (1,), (2,), (3,), (4,)]
         assert rejected(tables) == [
             ("$.car.boxes[5]", "too_large"),
@@ -117,7 +118,7 @@ def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
 
 
 def test_a_flood_of_rejects_ends_in_one_that_says_so() -> None:
-    tables = decode({f"unknown {place}": 1 for place in range(100)}, max_objects_per_row=10)
+    tables = decode({f"unknown {place}": 1 for place in range(100)}, limits=Limits(10))
     assert len(tables["rejects"]) == 11
     assert rejected(tables)[-1] == ("$", "too_large")
 
@@ -242,5 +243,5 @@ def test_every_table_the_model_needs_is_given_even_if_empty() -> None:
 
 
 def test_every_reason_has_a_meaning() -> None:
-    assert len(REASONS) == 26
+    assert len(REASONS) == 29
     assert all(REASONS.values())

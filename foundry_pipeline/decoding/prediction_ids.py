@@ -32,6 +32,7 @@ _MAX_BLOCKS = 3
 _CHUNK = 32_768  # large enough to hide numpy's cost of a call, 1,200 of which make a hash
 _FEW = 512
 """Fewer items are hashed one by one: what numpy costs a call would cost more."""
+_sha1 = functools.partial(hashlib.sha1, usedforsecurity=False)
 _START = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0)
 _ROUND = (0x5A827999, 0x6ED9EBA1, 0x8F1BBCDC, 0xCA62C1D6)
 _HEX_OF_BYTE = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), "<u2").astype("<u4")
@@ -50,7 +51,8 @@ def row_id(run: str, dataset: str, global_key: str) -> bytes:
 
 def row_ids(run: str, dataset: str, global_keys: Iterable[str]) -> Bytes:
     """`row_id` of many data rows, (rows, 16) bytes."""
-    digests = [_sha1_one(NAMESPACE.bytes + orjson.dumps([run, dataset, key])) for key in global_keys]
+    before = NAMESPACE.bytes + orjson.dumps([run, dataset])[:-1] + b","
+    digests = [_sha1(b"%b%b]" % (before, orjson.dumps(key))).digest() for key in global_keys]
     return _as_version_5(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 20)[:, :16].copy())
 
 
@@ -75,27 +77,11 @@ def item_ids(
     if len(indices) < _FEW:
         triples = zip(row_of_item.tolist(), name_of_item.tolist(), indices.tolist(), strict=True)
         return pa.array([item_id(row_ids[row].tobytes(), names[name], index) for row, name, index in triples])
-    tails, tail_of_item = _tails(names, name_of_item, indices)
-    row_words = np.array(row_ids.view(">u4").T, np.uint32, order="C")
-    blocks = np.array([(16 + len(tail) + _PADDING + _BLOCK - 1) // _BLOCK for tail in tails])[tail_of_item]
-    ids = np.empty((len(indices), 16), np.uint8)
-    for count in range(1, _MAX_BLOCKS + 1):
-        if not (which := np.flatnonzero(blocks == count)).size:
-            continue
-        tail_words = _padded(tails, count)
-        for at in range(0, len(which), _CHUNK):
-            part = which[at : at + _CHUNK]
-            words = np.empty((16 * count, len(part)), np.uint32)
-            row_words.take(row_of_item[part], axis=1, out=words[:4], mode="clip")  # "clip" is quicker; none is outside
-            tail_words.take(tail_of_item[part], axis=1, out=words[4:], mode="clip")
-            ids[part] = _sha1_of_padded(words)
-    for item in np.flatnonzero(blocks > _MAX_BLOCKS).tolist():
-        ids[item] = np.frombuffer(uuid5(row_ids[row_of_item[item]].tobytes(), tails[tail_of_item[item]]), np.uint8)
-    return _formatted(_as_version_5(ids))
+    return _formatted(_uuid5_all(row_ids, row_of_item, *_tails(names, name_of_item, indices)))
 
 
 def _tails(names: Sequence[bytes], name_of_item: Places, indices: Places) -> tuple[list[bytes], Places]:
-    """What follows the row's id in each hashed text, each once, and which of them is an item's.
+    """The names that are hashed behind the rows' ids, each once, and which of them is an item's.
 
     They are few: replies of one model repeat their features, and lists begin at 0.
     """
@@ -112,14 +98,10 @@ def _tails(names: Sequence[bytes], name_of_item: Places, indices: Places) -> tup
 
 def uuid5(namespace: bytes, name: bytes) -> bytes:
     """`uuid.uuid5` on bytes."""
-    raw = bytearray(_sha1_one(namespace + name)[:16])
+    raw = bytearray(_sha1(namespace + name).digest()[:16])
     raw[6] = raw[6] & 0x0F | 0x50
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)
-
-
-def _sha1_one(message: bytes) -> bytes:
-    return hashlib.sha1(message, usedforsecurity=False).digest()
 
 
 def _as_version_5(raw: Bytes) -> Bytes:
@@ -129,17 +111,39 @@ def _as_version_5(raw: Bytes) -> Bytes:
     return raw
 
 
-def _padded(tails: Sequence[bytes], blocks: int) -> Words:
-    """Messages as SHA-1 wants them, without the first 16 bytes: tail, 0x80, zeros, length in bits; as words,
-    (16 * blocks - 4, tails). Tails of another number of blocks are there as zeros."""
+def _uuid5_all(spaces: Bytes, space_of_item: Places, names: Sequence[bytes], name_of_item: Places) -> Bytes:
+    """`uuid5` of items, (items, 16) bytes, each in one of the `spaces`, (spaces, 16) bytes, under one of the names."""
+    space_words = np.array(spaces.view(">u4").T, np.uint32, order="C")
+    blocks = np.array([(16 + len(name) + _PADDING + _BLOCK - 1) // _BLOCK for name in names])[name_of_item]
+    ids = np.empty((len(name_of_item), 16), np.uint8)
+    for count in range(1, _MAX_BLOCKS + 1):
+        if not (which := np.flatnonzero(blocks == count)).size:
+            continue
+        name_words = _padded(names, count)
+        for at in range(0, len(which), _CHUNK):
+            part = which[at : at + _CHUNK]
+            words = np.empty((16 * count, len(part)), np.uint32)
+            space_words.take(space_of_item[part], axis=1, out=words[:4], mode="clip")  # it is quicker; all are inside
+            name_words.take(name_of_item[part], axis=1, out=words[4:], mode="clip")
+            ids[part] = _sha1_of_padded(words)
+    _as_version_5(ids)
+    for item in np.flatnonzero(blocks > _MAX_BLOCKS).tolist():
+        found = uuid5(spaces[space_of_item[item]].tobytes(), names[name_of_item[item]])
+        ids[item] = np.frombuffer(found, np.uint8)
+    return ids
+
+
+def _padded(names: Sequence[bytes], blocks: int) -> Words:
+    """Messages as SHA-1 wants them, without the first 16 bytes: name, 0x80, zeros, length in bits; as words,
+    (16 * blocks - 4, names). Names of another number of blocks are there as zeros."""
     size = blocks * _BLOCK
     messages = [
-        (tail + b"\x80").ljust(size - 24, b"\0") + (8 * (16 + len(tail))).to_bytes(8)
-        if size - _BLOCK < 16 + len(tail) + _PADDING <= size
+        (name + b"\x80").ljust(size - 24, b"\0") + (8 * (16 + len(name))).to_bytes(8)
+        if size - _BLOCK < 16 + len(name) + _PADDING <= size
         else bytes(size - 16)
-        for tail in tails
+        for name in names
     ]
-    return np.array(np.frombuffer(b"".join(messages), ">u4").reshape(len(tails), -1).T, np.uint32, order="C")
+    return np.array(np.frombuffer(b"".join(messages), ">u4").reshape(len(names), -1).T, np.uint32, order="C")
 
 
 def _sha1_of_padded(words: Words) -> Bytes:
