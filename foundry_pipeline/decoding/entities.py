@@ -1,7 +1,7 @@
 """Entities in a reply: spans of a row's text, checked against what they quote, re-anchored where offsets are off.
 
 Offsets are Unicode code points, from 0, half open.
-Source of the five steps: `docs/predictions.md`, Entities.
+Source of the rules: `docs/predictions.md`, Entities.
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ class Limits:
     """
 
     objects_a_frame: int = 10_000
-    """Also what a reply may have outside frames, and its rejects."""
+    """Also what a reply may have outside frames."""
     objects_a_reply: int = 100_000
+    rejects_a_reply: int = 10_000
 
 
 class Findings:
@@ -74,7 +75,7 @@ class Findings:
         """What follows is said about this data row of the block, about which nothing was said yet."""
         self._row = number
         self._rejects.begin_row()
-        self._rejects_left = self._limits.objects_a_frame + 1  # the last one says that there are more
+        self._rejects_left = self._limits.rejects_a_reply + 1  # the last one says that there are more
         self._left_in_reply = self._limits.objects_a_reply
         self.open_frame()
 

@@ -16,7 +16,7 @@ MAX_VALUE_BYTES = 1024
 REASONS: Mapping[str, str] = {
     "not_json": "the answer starts like JSON and is not",
     "too_deep": "lists and objects are nested more than 64 deep; nothing was decoded",
-    "too_large": "more values, objects or pixels than the limits allow",
+    "too_large": "more values, objects, pixels or characters of a name than the limits allow",
     "duplicate_key": "an object has this key twice; the first one stays",
     "bad_text": "a string holds half a surrogate pair and cannot be written as UTF-8",
     "refusal": "the model says that it refuses to answer; what it answered all the same stays",
@@ -37,7 +37,7 @@ REASONS: Mapping[str, str] = {
     "too_few_points": "a polygon has fewer than 3 distinct points, or a line fewer than 2",
     "unknown_option": "the answer is none of the options",
     "span_out_of_range": "the offsets are not inside the text, and the entity's text did not help",
-    "span_mismatch": "the entity's text is not at its offsets, nor exactly once in the row's text",
+    "span_mismatch": "the entity's text is not at its offsets, nor near them, nor exactly once in the row's text",
     "missing_message_id": "the conversation has several messages, and the entity names none",
     "unknown_message": "the conversation has no message of this id",
     "bad_frame": "a frame's key is not a non-negative decimal integer",
