@@ -1,7 +1,7 @@
 """Replies of a model -> predictions and rejects. Total: no reply makes it raise, no bad item costs its neighbours.
 
-Owns the shapes of a whole reply: strings and fences, features, frames. Single items are read in `objects.py`,
-`entities.py` and `answers.py`; what the tables hold is in `tables.py`, why something is refused in `rejects.py`.
+Owns the shapes of a whole reply: JSON, strings, fences. What an object says is read in `reply_reader.py`; what the
+tables hold is in `tables.py`, why something is refused in `rejects.py`.
 Sources: Labelbox "Custom model integration", Response; our extension of it in docs/predictions.md.
 """
 
@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import pyarrow as pa
 
+from foundry_pipeline import rle
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decoding import reply_json
 from foundry_pipeline.decoding.answers import read_answers
-from foundry_pipeline.decoding.entities import Texts, read_entities
-from foundry_pipeline.decoding.features import GEOMETRY_KEYS, Feature, Features, features_of
-from foundry_pipeline.decoding.findings import FLUSH_ITEMS, Findings
-from foundry_pipeline.decoding.objects import Listed, Scope, read_objects
-from foundry_pipeline.decoding.places import Path, Place
+from foundry_pipeline.decoding.entities import Texts
+from foundry_pipeline.decoding.features import Feature, features_of
+from foundry_pipeline.decoding.findings import FLUSH_ITEMS, Findings, Limits
+from foundry_pipeline.decoding.masks import MASKS, Checked, check_masks
+from foundry_pipeline.decoding.places import Path, Place, frame_number
 from foundry_pipeline.decoding.quick_boxes import QuickBoxes
 from foundry_pipeline.decoding.rejects import REASONS, Fault, wrong_type
+from foundry_pipeline.decoding.reply_reader import ReplyReader
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
 from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TableSpec
 
-__all__ = ["REASONS", "SliceDecoder", "tables_needed"]
-
-MAX_OBJECTS_PER_ROW = 10_000
+__all__ = ["REASONS", "Limits", "SliceDecoder", "tables_needed"]
 
 _MAX_QUICK_CHARS = 500_000
 """A longer reply may have more values than the limit allows."""
+_TOGETHER_CHARS = 4 * rle.BATCH_CHARS
+"""Replies with masks are read when there are so many characters of them."""
 _FENCE = re.compile(r"```(?:json)?(.*?)```", re.DOTALL)
-_FRAME = re.compile(r"0|[1-9][0-9]{0,9}")
-_MAX_FRAME = 2**31 - 1
+_OPEN_FENCE = re.compile(r"```(?:json)?([^`]*)", re.DOTALL)
 
 
 def tables_needed(ontology: Ontology | None, kinds: tuple[FeatureKind, ...]) -> tuple[TableSpec, ...]:
@@ -63,11 +65,19 @@ def _kinds_under(feature: Tool | Classification) -> Iterator[FeatureKind]:
         yield from _kinds_under(question)
 
 
-class SliceDecoder:
-    """Decodes the replies of one slice. Add replies one by one, then take the tables.
+class _Waiting(NamedTuple):
+    """A reply that is read together with others. `number` is its data row's, in the block."""
 
-    `media_type` is the dataset's; frames exist in videos only. Without `shortcut`, replies of boxes alone are read item
-    by item like all others, with the same result.
+    number: int
+    reply: str
+    texts: Texts
+
+
+class SliceDecoder:
+    """Decodes the replies of one slice. Add replies one by one, take tables now and then, and the rest at the end.
+
+    `media_type` is the dataset's; frames exist in videos only. Without `shortcut`, replies of boxes alone are read like
+    all others, and masks reply by reply, with the same result.
     """
 
     def __init__(
@@ -78,15 +88,19 @@ class SliceDecoder:
         ontology: Ontology | None,
         kinds: tuple[FeatureKind, ...],
         media_type: str,
-        max_objects_per_row: int = MAX_OBJECTS_PER_ROW,
+        limits: Limits | None = None,
         shortcut: bool = True,
     ) -> None:
+        limits = limits or Limits()
         self._features = features_of(ontology, kinds)
         self._has_frames = media_type == "video"
-        self._findings = Findings(run, model, dataset, tables_needed(ontology, kinds), max_objects_per_row)
+        self._findings = Findings(run, model, dataset, tables_needed(ontology, kinds), limits)
         boxes = self._features.rectangles()
         quick = shortcut and boxes != frozenset()
-        self._quick = QuickBoxes(boxes, max_objects_per_row) if quick else None
+        self._quick = QuickBoxes(boxes, limits, self._has_frames) if quick else None
+        self._waits = shortcut and self._features.has(FeatureKind.MASK)
+        self._waiting: list[_Waiting] = []
+        self._waiting_chars = 0
 
     def add(
         self, row: DataRow, call_id: str, reply: str, text: str | None, messages: Mapping[str, str] | None = None
@@ -99,11 +113,20 @@ class SliceDecoder:
         if self._findings.is_full or (self._quick is not None and self._quick.count >= FLUSH_ITEMS):
             self._flush()
         number = self._findings.add_row(row, call_id, len(reply))
-        if self._quick is None or not self._take_quickly(self._quick, number, reply):
-            self._read(reply, number, Texts(text, messages))
+        if self._waits and MASKS in reply:
+            self._wait(_Waiting(number, reply, Texts(text, messages)))
+        elif self._quick is None or not self._take_quickly(self._quick, number, reply):
+            self._read(_Waiting(number, reply, Texts(text, messages)), reply_json.parse(reply), {})
+
+    def take(self) -> dict[str, pa.Table]:
+        """The tables that are ready, by name; none most of the time. They continue where the last ones ended."""
+        return self._findings.take()
 
     def finish(self) -> dict[str, pa.Table]:
-        """Every table that the model needs, by name, empty ones included; rows in the order added, then by place."""
+        """Every table that the model needs, by name, as far as it was not taken, empty ones included.
+
+        Rows are in the order added, then by place.
+        """
         self._flush()
         return self._findings.finish()
 
@@ -111,32 +134,52 @@ class SliceDecoder:
         if len(reply) > _MAX_QUICK_CHARS or not reply.startswith("{"):
             return False
         document = reply_json.load_unchecked(reply)
-        if type(document) is not dict or (self._has_frames and "frames" in document):
-            return False
-        return quick.take(number, reply, document)
+        return type(document) is dict and quick.take(number, reply, document)
+
+    def _wait(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        self._waiting_chars += len(waiting.reply)
+        if self._waiting_chars >= _TOGETHER_CHARS:
+            self._read_waiting()
+
+    def _read_waiting(self) -> None:
+        waiting, self._waiting, self._waiting_chars = self._waiting, [], 0
+        parsed = [reply_json.parse(one.reply) for one in waiting]
+        masks = check_masks(
+            (tree.value, self._findings.rows_of_block.image_hw(one.number))
+            for one, tree in zip(waiting, parsed, strict=True)
+            if isinstance(tree, reply_json.Tree)
+        )
+        for one, tree in zip(waiting, parsed, strict=True):
+            self._read(one, tree, masks)
 
     def _flush(self) -> None:
+        self._read_waiting()
         if self._quick is None or not self._quick.count:
             self._findings.flush()
             return
         boxes, handed_back = self._quick.settle(self._findings.rows_of_block)
         for number, reply in handed_back.items():
-            self._read(reply, number, Texts(None, None))
+            self._read(_Waiting(number, reply, Texts(None, None)), reply_json.parse(reply), {})
         self._findings.flush(boxes)
 
-    def _read(self, reply: str, number: int, texts: Texts) -> None:
-        self._findings.open_row(number)
-        document = self._document(reply)
-        if document is not None:
-            image_hw = self._findings.rows_of_block.image_hw(number)
-            _ReplyReader(self._findings, self._features, image_hw, texts).read(document, self._has_frames)
+    def _read(self, waiting: _Waiting, parsed: reply_json.Tree | Fault, masks: Checked) -> None:
+        self._findings.open_row(waiting.number)
+        document = self._document(waiting.reply, parsed)
+        if document is None:
+            return
+        image_hw = self._findings.rows_of_block.image_hw(waiting.number)
 
-    def _document(self, reply: str) -> dict[str, object] | None:
+        def check_mask(mask: Mapping[str, object]) -> rle.Rle | rle.BadRle:
+            return masks.get(id(mask)) or rle.check(mask["size"], mask["counts"], image_hw)
+
+        ReplyReader(self._findings, self._features, self._has_frames, check_mask, waiting.texts).read(document)
+
+    def _document(self, reply: str, parsed: reply_json.Tree | Fault) -> dict[str, object] | None:
         """The reply as an object keyed by feature; None where it is none, after that was put on record."""
-        parsed = reply_json.parse(reply)
+        if isinstance(parsed, reply_json.NotJson):
+            return self._document_in_text(reply, parsed)
         if isinstance(parsed, Fault):
-            if parsed.reason == "not_json":
-                return self._document_in_text(reply, parsed)
             self._refuse(parsed, reply)
             return None
         if isinstance(parsed.value, str):
@@ -150,7 +193,7 @@ class SliceDecoder:
         self._refuse(Fault(fault.reason, fault.message + hint), parsed.value)
         return None
 
-    def _document_in_text(self, text: str, not_json: Fault | None) -> dict[str, object] | None:
+    def _document_in_text(self, text: str, not_json: reply_json.NotJson | None) -> dict[str, object] | None:
         """A string that holds a JSON object, bare or in its only fence, else free text.
 
         `not_json` says why the text is no JSON itself, where that is known already.
@@ -159,21 +202,24 @@ class SliceDecoder:
         for candidate in (text.strip(), *(fence.strip() for fence in fences)):
             if candidate.startswith("{"):
                 parsed = reply_json.parse(candidate)
-                if isinstance(parsed, Fault) and parsed.reason != "not_json":
+                if isinstance(parsed, reply_json.Tree):
+                    return self._without_repeats(parsed)
+                if not isinstance(parsed, reply_json.NotJson):
                     self._refuse(parsed, text)
                     return None
-                if not isinstance(parsed, Fault):
-                    return self._without_repeats(parsed)
         self._free_text(text, not_json)
         return None
 
-    def _free_text(self, text: str, not_json: Fault | None) -> None:
+    def _free_text(self, text: str, not_json: reply_json.NotJson | None) -> None:
         name = self._features.only_text()
         if not_json is not None and not text.strip():
             self._refuse(Fault("not_json", "the body is empty"), text)
         elif name is not None:
             feature = self._features.find(name, text)
             assert isinstance(feature, Feature)
+            if _is_cut_off(text):
+                fault = Fault("truncated", "a text that begins like JSON and ends in the middle of it; kept as text")
+                self._findings.reject(Place(feature=name), fault, text)
             read_answers(self._findings, feature, Place(feature=name), text)
         elif not_json is not None and text.lstrip().startswith(("{", "[")):
             self._refuse(not_json, text)
@@ -191,7 +237,7 @@ class SliceDecoder:
         """The place at a path, with the feature and frame that the path leads through."""
         names = [step for step in path if isinstance(step, str)]
         if self._has_frames and names[0] == "frames":
-            frame = _frame_number(names[1]) if len(names) > 1 else None
+            frame = frame_number(names[1]) if len(names) > 1 else None
             return Place(path, names[2] if len(names) > 2 else None, frame)
         return Place(path, names[0])
 
@@ -200,79 +246,12 @@ class SliceDecoder:
         self._findings.reject(Place(), fault, value)
 
 
-class _ReplyReader:
-    """Reads one reply that is an object."""
-
-    def __init__(self, findings: Findings, features: Features, image_hw: tuple[int, int] | None, texts: Texts) -> None:
-        self._findings, self._features, self._image_hw, self._texts = findings, features, image_hw, texts
-
-    def read(self, document: dict[str, object], has_frames: bool) -> None:
-        """The frames of a video, then what is said about the whole data row."""
-        if has_frames and "frames" in document:
-            self._read_frames(Place(("frames",)), document["frames"])
-            document = {name: value for name, value in document.items() if name != "frames"}
-        self._read_part(Place(), document)
-
-    def _read_frames(self, place: Place, frames: object) -> None:
-        if frames is None:
-            return
-        if not isinstance(frames, dict):
-            self._findings.reject(place, wrong_type("an object keyed by frame", frames), frames)
-            return
-        for key, part in frames.items():
-            frame = _frame_number(key)
-            if frame is None:
-                fault = Fault("bad_frame", "expected a frame's number as a decimal string, without leading zeros")
-                self._findings.reject(place.at(key), fault, part)
-            elif isinstance(part, dict):
-                self._read_part(Place((*place.path, key), frame=frame), part)
-            elif part is not None and part != []:
-                self._findings.reject(place.at(key), wrong_type("an object keyed by feature", part), part)
-
-    def _read_part(self, place: Place, part: dict[str, object]) -> None:
-        """One object keyed by feature: the reply, or a frame of it. Edges come last: they refer to the others."""
-        ends: dict[str, Listed | None] = {}
-        scope = Scope(self._findings, self._image_hw, ends)
-        edges: list[tuple[Feature, Place, object]] = []
-        for name, value in part.items():
-            feature = self._features.find(name, value) if value is not None else None
-            if feature is None or (value == [] and _takes_list(feature)):
-                continue
-            below = place.named(name)
-            if isinstance(feature, Fault):
-                self._findings.reject(below, feature, value)
-                ends[name] = None
-            elif feature.kind is FeatureKind.EDGE:
-                edges.append((feature, below, value))
-            elif feature.kind in GEOMETRY_KEYS:
-                ends[name] = read_objects(scope, feature, below, value)
-            elif isinstance(value, dict) and (key := _geometry_key(value)) is not None:
-                fault = Fault("wrong_kind", f'this feature is a {feature.kind}: expected no "{key}"')
-                self._findings.reject(below, fault, value)
-                ends[name] = None
-            elif feature.kind is FeatureKind.ENTITY:
-                ends[name] = read_entities(self._findings, feature, below, value, self._texts)
-            else:
-                read_answers(self._findings, feature, below, value)
-        for feature, below, value in edges:
-            read_objects(scope, feature, below, value)
-
-
-def _frame_number(key: str) -> int | None:
-    """A frame's number, as in the request; None where the key is no plain decimal integer that fits the table."""
-    return int(key) if _FRAME.fullmatch(key) is not None and int(key) <= _MAX_FRAME else None
-
-
 def _is_wrapped(value: object) -> bool:
     return isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict)
 
 
-def _takes_list(feature: Feature | Fault) -> bool:
-    """Whether an empty list says "nothing found" here. Without an ontology it has no shape, so it may be anything."""
-    if isinstance(feature, Fault):
-        return feature.reason == "wrong_kind"
-    return feature.kind not in (FeatureKind.TEXT, FeatureKind.RADIO)
-
-
-def _geometry_key(value: dict[str, object]) -> str | None:
-    return next((key for key in GEOMETRY_KEYS.values() if key in value), None)
+def _is_cut_off(text: str) -> bool:
+    """Whether JSON begins here, bare or in a fence, and ends in the middle."""
+    begun = _OPEN_FENCE.search(text) if text.count("```") == 1 else None
+    parsed = reply_json.parse((begun[1] if begun else text).strip())
+    return isinstance(parsed, reply_json.NotJson) and parsed.is_cut_off

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from foundry_pipeline.decoding.features import GEOMETRY_KEYS
+from foundry_pipeline.decoding.entities import NEAR_CHARS
+from foundry_pipeline.decoding.features import GEOMETRY_KEYS, MAX_NAME_BYTES, RAW_ANSWER
+from foundry_pipeline.decoding.findings import Limits
 from foundry_pipeline.decoding.prediction_ids import NAMESPACE
 from foundry_pipeline.decoding.rejects import REASONS
+from foundry_pipeline.decoding.remarks import REMARKS
+from foundry_pipeline.decoding.reply_json import MAX_DEPTH, MAX_HEAVY, MAX_VALUES
 from foundry_pipeline.ontology import FeatureKind
 from foundry_pipeline.tables import (
     DATA_ROWS,
@@ -60,6 +64,7 @@ _SHAPES = {
     FeatureKind.TEXT: '"Tom works at IBM", or {"answer": "Tom works at IBM", "score": 0.9}',
 }
 
+_A_FRAME, _A_REPLY = Limits().objects_a_frame, Limits().objects_a_reply
 _RULES = f"""
 - **Nothing found** is a good answer: `{{}}`, `[]`, a feature left out, `null`, an empty list.
 - **Scores** stand beside the items, parallel to them. Left out or `null`: no score is known.
@@ -76,14 +81,24 @@ _RULES = f"""
 - **Conversations**: an entity says its `message_id`; offsets then refer to that message. With one message it may be
   left out.
 - **Strings**: a string, or a body that is no JSON, is looked at for a JSON object: the whole string, or what is inside
-  its only Markdown fence. Otherwise it is free text, and goes to the model's only text feature (`text`, where there is
-  no ontology).
+  its only Markdown fence. Otherwise it is free text: the answer of the ontology's one text feature, or of a feature
+  called `{RAW_ANSWER}` where there is no ontology. A text that begins like JSON and is cut off stays a text, with a
+  reject `truncated` beside it.
 - **Without an ontology** the names in the reply are the features, and each kind follows from the shape, within
-  `allowed_feature_kinds`. Of several geometry keys under one name, the first in the table above is its kind.
+  `allowed_feature_kinds`. Of several geometry keys under one name, the first in the table above is its kind. A name may
+  have {MAX_NAME_BYTES:,} bytes of UTF-8.
+- **With an ontology** it is strict: a name it does not have is rejected, once, with the number of its items.
 - **Radio and checklist** answers are compared with an option's value, then with its label; the value is stored.
 - **Options, names, kinds** are compared exactly; nothing is converted by guess, no prediction is dropped for a low
-  score, and boxes past the picture's edge stay as they are.
-- **Limits**: 64 levels, 1,000,000 values and 10,000 objects a reply; masks of 2^28 pixels.
+  score, and boxes past the picture's edge stay as they are: an asset check counts them.
+- **Confidence**: in a wrapped answer or an entity, `confidence` may stand for `score`.
+- **What a model says about its answer**, beside the features or in a wrapped answer (`{"`, `".join(REMARKS)}`), is no
+  prediction. A refusal is rejected as `refusal`, an end by the limit of tokens as `truncated`, one by a filter as
+  `content_filter`; what was answered all the same stays in its table. A reply that is nothing but a refusal never gets
+  here: it is `rejected_by_model` in `responses`.
+- **Limits**: {MAX_DEPTH} levels; {MAX_VALUES:,} values, {MAX_HEAVY:,} of them lists, objects and strings; masks of
+  2^28 pixels; {_A_FRAME:,} objects, entities and answers a frame, and as many in a reply outside frames; {_A_REPLY:,}
+  in a reply of many frames. What is beyond is told in one reject, and stays in `responses`.
 
 ### Entities
 
@@ -92,8 +107,9 @@ The `anchor` column says which rule found the entity; the first that fits:
 1. the text from `start` to `end` is the entity's: `exact`. Without a text, offsets inside the row's text are enough;
 2. the same with offsets in UTF-16 units: `utf16`, converted;
 3. the row's text goes on with the entity's at `start`: `moved`;
-4. the entity's text is in the row's text exactly once: `moved`;
-5. otherwise it is rejected, as `span_out_of_range` or `span_mismatch`. So is every entity of a row whose text cannot be
+4. the entity's text is in the row's text within {NEAR_CHARS} code points of `start`, and nearer on one side: `moved`;
+5. the entity's text is in the row's text exactly once: `moved`;
+6. otherwise it is rejected, as `span_out_of_range` or `span_mismatch`. So is every entity of a row whose text cannot be
    had again: nobody can say whether its offsets are right.
 
 ### Ids

@@ -85,9 +85,16 @@ def _scored_boxes(number: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def box_replies() -> st.SearchStrategy[str]:
-    """Bodies that hold boxes and little else, some with a duplicate key."""
-    members = st.lists(st.tuples(st.sampled_from(["car", "cat", "lake"]), boxes_of_feature()), max_size=3)
-    return members.map(lambda pairs: "{" + ",".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in pairs) + "}")
+    """Bodies that hold boxes and little else, some with a duplicate key, some in frames."""
+    features = st.tuples(st.sampled_from(["car", "cat", "lake"]), boxes_of_feature().map(json.dumps))
+    part = st.lists(features, max_size=3).map(_object)
+    frames = st.lists(st.tuples(st.sampled_from(["0", "1", "12", "01"]), part), max_size=3).map(_object)
+    return st.one_of(part, part, frames.map(lambda inner: _object([("frames", inner)])))
+
+
+def _object(members: list[tuple[str, str]]) -> str:
+    """An object of JSON texts; a key may be there twice."""
+    return "{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in members) + "}"
 
 
 def replies() -> st.SearchStrategy[str]:

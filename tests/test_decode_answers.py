@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from foundry_pipeline.ontology import FeatureKind, Option
-from tests.decoding import decode, ontology, options, radio, rejected, text, values
+from tests.decoding import EVERYTHING, decode, ontology, options, radio, rejected, text, values
 
 GOOD = [1, 2, 3, 4]
 
@@ -26,6 +26,19 @@ def test_answers_may_stand_in_an_object_with_a_score() -> None:
     ]
     assert values(tables["texts"], "answer", "score") == [("Two people.", 0.8)]
     assert tables["rejects"] == []
+
+
+def test_confidence_may_stand_for_score_in_an_answer_and_in_an_entity() -> None:
+    """The platform's word for it. Where both are there, the document's counts."""
+    reply = {
+        "weather": {"answer": "sun", "confidence": 0.93},
+        "summary": {"answer": "", "score": 0.5, "confidence": 0.1},
+        "person": [{"start": 0, "end": 3, "text": "Tom", "confidence": 0.25}],
+    }
+    tables = decode(reply, text="Tom")
+    found = [tables[table][0]["score"] for table in ("classifications", "texts", "entities")]
+    assert found == [0.93, 0.5, 0.25]
+    assert rejected(decode({"weather": {"answer": "sun", "confidence": 93}})) == [("$.weather.confidence", "bad_score")]
 
 
 def test_an_option_is_found_by_its_value_and_then_by_its_label() -> None:
@@ -203,3 +216,51 @@ def test_without_an_ontology_of_several_geometry_keys_the_first_allowed_is_the_k
     only_masks = decode(reply, None, kinds=(FeatureKind.MASK,))
     assert len(only_masks["masks"]) == 1
     assert rejected(only_masks) == [("$.cat.boxes", "wrong_kind")]
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "reason"),
+    [
+        ("finish_reason", "length", "truncated"),
+        ("finish_reason", "MAX_TOKENS", "truncated"),
+        ("stop_reason", "max_tokens", "truncated"),
+        ("finish_reason", "content_filter", "content_filter"),
+        ("stop_reason", "refusal", "refusal"),
+        ("refusal", "I cannot help with that.", "refusal"),
+    ],
+)
+def test_what_the_model_says_about_its_answer_is_on_record_and_the_answer_stays(
+    key: str, said: str, reason: str
+) -> None:
+    for known in (EVERYTHING, None):
+        tables = decode({"summary": "Once upon a", key: said}, known)
+        assert values(tables["texts"], "feature", "answer") == [("summary", "Once upon a")]
+        assert values(tables["rejects"], "path", "reason", "feature", "value") == [
+            (f"$.{key}", reason, None, f'"{said}"')
+        ]
+    tables = decode({"summary": {"answer": "Once upon a", "score": 0.5, key: said}})
+    assert values(tables["texts"], "answer", "score") == [("Once upon a", 0.5)]
+    assert values(tables["rejects"], "path", "reason", "feature") == [(f"$.summary.{key}", reason, "summary")]
+
+
+@pytest.mark.parametrize("said", ["stop", "end_turn", "eos_token", "", None])
+def test_an_answer_that_came_to_its_end_is_no_news(said: Any) -> None:
+    for key in ("finish_reason", "stop_reason"):
+        for known in (EVERYTHING, None):
+            tables = decode({"summary": {"answer": "so", key: said}, key: said}, known)
+            assert [name for name, rows in tables.items() if rows] == ["texts"]
+            assert values(tables["texts"], "answer") == [("so",)]
+
+
+def test_a_refusal_without_an_answer_is_one_reject_and_no_answer() -> None:
+    tables = decode({"summary": {"answer": None, "refusal": "I will not."}, "signs": [{"refusal": "No."}, "joy"]})
+    assert rejected(tables) == [("$.summary.refusal", "refusal"), ("$.signs[0].refusal", "refusal")]
+    assert values(tables["classifications"], "index", "answer") == [(1, "joy")]
+
+
+def test_a_feature_of_the_ontology_may_be_called_like_a_remark() -> None:
+    known = ontology(radio("refusal", *options("yes", "no")), text("finish_reason"))
+    tables = decode({"refusal": "no", "finish_reason": "length"}, known)
+    assert values(tables["classifications"], "feature", "answer") == [("refusal", "no")]
+    assert values(tables["texts"], "feature", "answer") == [("finish_reason", "length")]
+    assert tables["rejects"] == []

@@ -13,6 +13,8 @@ from foundry_pipeline.decoding.rejects import Fault
 from tests.decoding import decode, rejected, values
 
 TEXT = "Tom and Bob are happy. Tom works at IBM."
+TWICE = "Tom . Tom"
+FAR = f"Tom{'.' * 400}Tom Bob"
 EMOJI = "😀 Tom and 😀 Bob, Tom"
 
 
@@ -37,6 +39,14 @@ def entity(start: Any, end: Any, text: Any = None, **more: Any) -> dict[str, Any
         (TEXT, entity(-3, 900, "IBM"), (36, 39, "IBM", "moved")),
         (TEXT, entity(36, 900, "IBM."), (36, 40, "IBM.", "moved")),
         ("😀😀", entity(1, 3, "😀"), (1, 2, "😀", "moved")),
+        (TEXT, entity(5, 8, "Tom"), (0, 3, "Tom", "moved")),
+        (TEXT, entity(18, 21, "Tom"), (23, 26, "Tom", "moved")),
+        (TEXT, entity(-4, -1, "Tom"), (0, 3, "Tom", "moved")),
+        (TEXT, entity(38, 41, "Tom"), (23, 26, "Tom", "moved")),
+        (TEXT, entity(5, 900, "Tom"), (0, 3, "Tom", "moved")),
+        (FAR, entity(100, 103, "Tom"), (0, 3, "Tom", "moved")),
+        (FAR, entity(303, 306, "Tom"), (403, 406, "Tom", "moved")),
+        (FAR, entity(150, 153, "Bob"), (407, 410, "Bob", "moved")),
         (TEXT, entity(8, 8, "Bob"), (8, 11, "Bob", "moved")),
         (TEXT, entity(2**62, -(2**62), "Bob"), (8, 11, "Bob", "moved")),
         (EMOJI, entity(2, 5, "Tom"), (2, 5, "Tom", "exact")),
@@ -58,10 +68,13 @@ def test_an_entity_is_found_by_the_first_rule_that_fits(
 @pytest.mark.parametrize(
     ("text", "said", "reason"),
     [
-        (TEXT, entity(5, 8, "Tom"), "span_mismatch"),
+        (TWICE, entity(3, 6, "Tom"), "span_mismatch"),
+        (FAR, entity(200, 203, "Tom"), "span_mismatch"),
+        (FAR, entity(-200, -197, "Tom"), "span_out_of_range"),
+        (FAR, entity(2**62, 2**62 + 3, "Tom"), "span_out_of_range"),
         (TEXT, entity(5, 8, "Ada"), "span_mismatch"),
         (TEXT, entity(5, 8, ""), "span_mismatch"),
-        (TEXT, entity(5, 900, "Tom"), "span_out_of_range"),
+        (FAR, entity(200, 900, "Tom"), "span_out_of_range"),
         (TEXT, entity(3, 3), "span_out_of_range"),
         (TEXT, entity(5, 3), "span_out_of_range"),
         (TEXT, entity(-3, 3), "span_out_of_range"),
@@ -91,6 +104,15 @@ def test_a_bad_entity_does_not_cost_its_neighbours(text: str, said: Any, reason:
     tables = spans(text, good, said, good)
     assert values(tables["entities"], "index") == ([(0,), (2,)] if text else [])
     assert ("$.person[1]", reason) in rejected(tables)
+
+
+def test_a_text_is_not_searched_without_end() -> None:
+    """10,000 wrong entities in a book of 2 MB would be 20 GB to look through."""
+    book = "ab " * 700_000 + "Tom"
+    tables = spans(book, *[entity(5, 8, f"Nobody {place}") for place in range(9_000)], entity(5, 8, "Tom"))
+    assert len(tables["rejects"]) == 9_001
+    assert {reject["reason"] for reject in tables["rejects"]} == {"span_mismatch"}
+    assert values(spans(book, entity(5, 8, "Tom"))["entities"], "start", "anchor") == [(2_100_000, "moved")]
 
 
 @settings(max_examples=150, deadline=None)

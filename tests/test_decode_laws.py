@@ -12,7 +12,7 @@ import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.decode import REASONS, SliceDecoder, tables_needed
+from foundry_pipeline.decode import REASONS, Limits, SliceDecoder, tables_needed
 from foundry_pipeline.decoding.prediction_ids import NAMESPACE, item_id, item_ids, list_name, row_id
 from foundry_pipeline.ontology import Ontology
 from foundry_pipeline.tables import TABLES
@@ -57,15 +57,24 @@ def test_decoding_twice_gives_the_same(reply: str) -> None:
 
 
 @EXAMPLES
-@example(['{"car": {"boxes": [[5, 2, 3, 4]]}, "car": {"boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5)
-@example(['{"car": {"boxes": [[5, 2, 3, 4]], "boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5)
+@example(['{"car": {"boxes": [[5, 2, 3, 4]]}, "car": {"boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5, "image")
+@example(['{"car": {"boxes": [[5, 2, 3, 4]], "boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5, "image")
+@example(['{"frames": {"1": {"car": {"boxes": [[5, 2, 3, 4]]}}, "1": {}}}'], EVERYTHING, 5, "video")
+@example(['{"tree": {"masks": [{"size": [2, 2], "counts": "04"}, {"size": [2, 2], "counts": "0"}]}}'], None, 5, "image")
 @given(
-    st.lists(st.one_of(box_replies(), replies()), max_size=6), st.sampled_from([EVERYTHING, None]), st.integers(1, 6)
+    st.lists(st.one_of(box_replies(), replies()), max_size=6),
+    st.sampled_from([EVERYTHING, None]),
+    st.integers(1, 6),
+    st.sampled_from(["image", "video"]),
 )
-def test_the_short_way_for_boxes_gives_the_same_tables(bodies: list[str], known: Ontology | None, limit: int) -> None:
+def test_the_short_ways_for_boxes_and_masks_give_the_same_tables(
+    bodies: list[str], known: Ontology | None, limit: int, media_type: str
+) -> None:
     both = []
     for shortcut in (True, False):
-        decoder = SliceDecoder("run", "model", "dataset", known, ALL_KINDS, "image", limit, shortcut)
+        decoder = SliceDecoder(
+            "run", "model", "dataset", known, ALL_KINDS, media_type, Limits(limit, 2 * limit), shortcut
+        )
         for place, body in enumerate(bodies):
             decoder.add(data_row(str(place)), f"call {place}", body, None)
         both.append(decoder.finish())
@@ -108,7 +117,8 @@ def test_a_column_of_ids_is_hashed_as_uuid5_does(
     rows = [row_id("run", "dataset", key) for key, _, _ in items]
     names = [list_name("boxes", frame, None, "x" * length) for _, length, _ in items]
     column = item_ids(
-        np.frombuffer(b"".join(rows * many), np.uint8).reshape(-1, 16),
+        np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16),
+        np.arange(len(items) * many) % len(items),
         names * many,
         np.arange(len(items) * many),
         np.array([index for _, _, index in items] * many),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from foundry_pipeline.decode import Limits
 from foundry_pipeline.ontology import FeatureKind, Tool
 from tests.decoding import decode, ontology, rejected, values
 
@@ -278,9 +279,9 @@ def test_an_edge_without_an_end_is_rejected_and_nothing_else(reference: Any, rea
 
 def test_edges_are_read_last_so_a_full_row_has_no_room_for_them() -> None:
     reply = {"owns": edges((end("car", 0), end("car", 1))), "car": {"boxes": [GOOD] * 3}}
-    tables = decode(reply, max_objects_per_row=2)
+    tables = decode(reply, limits=Limits(2))
     assert rejected(tables) == [("$.car.boxes[2]", "too_large"), ("$.owns.edges[0]", "too_large")]
-    assert len(decode(reply, max_objects_per_row=4)["edges"]) == 1
+    assert len(decode(reply, limits=Limits(4))["edges"]) == 1
 
 
 def test_edges_have_types_and_scores() -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from foundry_pipeline.decode import REASONS, tables_needed
+from foundry_pipeline.decode import REASONS, Limits, tables_needed
 from foundry_pipeline.ontology import Classification, FeatureKind, Option, Tool
 from tests.decoding import EVERYTHING, STRENGTH, checklist, decode, ontology, options, radio, rejected, text, values
 
@@ -72,13 +72,37 @@ def test_a_reply_that_is_cut_off_is_not_an_empty_answer(body: str) -> None:
     assert [path for path, _ in rejected(decode(body, NO_TEXT))] == ["$"]
 
 
+CUT_OFF = (
+    '{"car": {"boxes": [[1, 2', '[{"car"', '{"car": "half a str', '{"a": tru', '{"a": -1.', '```json\n{"car"', "{",
+    "[1, ",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("body", CUT_OFF)
+def test_json_that_is_cut_off_and_kept_as_a_text_is_told_to_be_truncated(body: str) -> None:
+    for known in (ONE_TEXT, None):
+        tables = decode(body, known)
+        name = "summary" if known else "response"
+        assert values(tables["texts"], "feature", "answer") == [(name, body)]
+        assert values(tables["rejects"], "path", "feature", "reason") == [("$", name, "truncated")]
+        assert values(decode(json.dumps(body), known)["rejects"], "reason") == [("truncated",)]
+
+
+@pytest.mark.parametrize("body", ["[1] Smith et al.", "{curly} words", "```python\nx = {1}", "[see below", "1.5 m"])
+def test_a_text_that_only_looks_like_json_is_not_called_truncated(body: str) -> None:
+    tables = decode(body, ONE_TEXT)
+    assert values(tables["texts"], "answer") == [(body,)]
+    assert tables["rejects"] == []
+
+
 def test_free_text_needs_exactly_one_text_feature() -> None:
     two = ontology(text("summary"), text("title"))
     assert rejected(decode("hello", two)) == rejected(decode('"hello"', NO_TEXT)) == [("$", "unexpected_text")]
 
 
-def test_without_an_ontology_free_text_is_the_feature_text() -> None:
-    assert values(decode("hello", None)["texts"], "feature", "answer") == [("text", "hello")]
+@pytest.mark.parametrize("body", ["hello", '"hello"'])
+def test_without_an_ontology_free_text_is_the_feature_response(body: str) -> None:
+    assert values(decode(body, None)["texts"], "feature", "answer") == [("response", "hello")]
     assert rejected(decode("hello", None, kinds=(FeatureKind.RADIO,))) == [("$", "unexpected_text")]
 
 
@@ -97,9 +121,17 @@ def test_brackets_in_strings_are_no_depth() -> None:
     assert tables["rejects"] == []
 
 
-def test_a_reply_of_a_million_values_is_not_decoded() -> None:
-    tables = decode('{"car": {"boxes": [' + "[]," * 1_000_000 + "[]]}}")
-    assert rejected(tables) == [("$", "too_large")]
+@pytest.mark.parametrize(("value", "most"), [("[]", 999_997), ("{}", 999_997), ('""', 999_996), ("1", 3_999_998)])
+def test_a_reply_of_too_many_values_is_not_decoded(value: str, most: int) -> None:
+    """10 MB of `[],` would take 300 MB as Python objects."""
+    before, after = '{"car": {"boxes": [[1, 2, 3, 4]], "note": [', "]}}"
+    for count, fits in ((most - 20, True), (most + 20, False)):
+        tables = decode(before + ",".join([value] * count) + after)
+        assert rejected(tables) == ([] if fits else [("$", "too_large")])
+        assert len(tables["boxes"]) == fits
+
+
+def test_a_long_text_is_not_many_values() -> None:
     long_text = decode({"summary": ",:[" * 500_000})
     assert long_text["rejects"] == []
 
@@ -107,7 +139,7 @@ def test_a_reply_of_a_million_values_is_not_decoded() -> None:
 def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
     reply = {"car": {"boxes": [[1, 2, 3, 4]] * 7}, "lake": {"polygons": [[[0, 0], [1, 0], [0, 1]]]}, "signs": ["joy"]}
     for shortcut in (True, False):
-        tables = decode(reply, max_objects_per_row=5, shortcut=shortcut)
+        tables = decode(reply, limits=Limits(5), shortcut=shortcut)
         assert values(tables["boxes"], "index") == [(0,), (1,), (2,), (3,), (4,)]
         assert rejected(tables) == [
             ("$.car.boxes[5]", "too_large"),
@@ -116,8 +148,32 @@ def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
         ]
 
 
+def test_each_frame_may_have_as_many_objects_as_a_picture() -> None:
+    """A video of an hour is not a flood: what is limited is a frame, and the whole only far above."""
+    frames = {str(frame): {"car": {"boxes": [[1, 2, 3, 4]] * 3}} for frame in range(4)}
+    for shortcut in (True, False):
+        tables = decode({"frames": frames, "signs": ["joy", "fear"]}, media_type="video", limits=Limits(3, 14))
+        assert len(tables["boxes"]) == 12
+        assert len(tables["classifications"]) == 2
+        assert tables["rejects"] == []
+        frames_alone = {"frames": frames}
+        tables = decode(frames_alone, media_type="video", limits=Limits(2, 100), shortcut=shortcut)
+        assert values(tables["boxes"], "frame", "index") == [(frame, index) for frame in range(4) for index in range(2)]
+        assert rejected(tables) == [(f'$.frames["{frame}"].car.boxes[2]', "too_large") for frame in range(4)]
+        tables = decode(frames_alone, media_type="video", limits=Limits(3, 7), shortcut=shortcut)
+        assert len(tables["boxes"]) == 7
+        assert rejected(tables)[0] == ('$.frames["2"].car.boxes[1]', "too_large")
+
+
+def test_a_name_that_would_fill_the_table_is_rejected_where_no_ontology_knows_it() -> None:
+    for name, kept in (("n" * 1024, 1), ("n" * 1025, 0), ("\u00e9" * 512, 1), ("\u00e9" * 513, 0)):
+        tables = decode({name: BOX}, None)
+        assert len(tables["boxes"]) == kept
+        assert [reason for _, reason in rejected(tables)] == ["too_large"] * (1 - kept)
+
+
 def test_a_flood_of_rejects_ends_in_one_that_says_so() -> None:
-    tables = decode({f"unknown {place}": 1 for place in range(100)}, max_objects_per_row=10)
+    tables = decode({f"unknown {place}": 1 for place in range(100)}, limits=Limits(rejects_a_reply=10))
     assert len(tables["rejects"]) == 11
     assert rejected(tables)[-1] == ("$", "too_large")
 
@@ -242,5 +298,5 @@ def test_every_table_the_model_needs_is_given_even_if_empty() -> None:
 
 
 def test_every_reason_has_a_meaning() -> None:
-    assert len(REASONS) == 26
+    assert len(REASONS) == 29
     assert all(REASONS.values())

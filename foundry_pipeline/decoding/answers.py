@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from foundry_pipeline.decoding.features import Choice, Feature, Features
 from foundry_pipeline.decoding.findings import Findings
 from foundry_pipeline.decoding.item_columns import ItemRows
 from foundry_pipeline.decoding.places import Place, is_text, quoted
 from foundry_pipeline.decoding.rejects import Fault, wrong_type
+from foundry_pipeline.decoding.remarks import fault_of, remarks_in
 from foundry_pipeline.ontology import FeatureKind
 from foundry_pipeline.tables import TABLE_OF_KIND
 
@@ -22,6 +25,12 @@ def read_score(value: object) -> float | Fault | None:
     if 0 <= value <= 1:
         return float(value)
     return Fault("bad_score", f"expected a score from 0 to 1, got {value}")
+
+
+def score_in(item: Mapping[str, object]) -> tuple[str, object]:
+    """(key, what stands there) of the score in an answer or entity. `confidence` is the platform's word for it."""
+    key = "confidence" if item.get("score") is None and "confidence" in item else "score"
+    return key, item.get(key)
 
 
 def read_answers(findings: Findings, feature: Feature, place: Place, value: object) -> None:
@@ -54,26 +63,52 @@ def read_nested(findings: Findings, questions: Features, place: Place, value: ob
 
 
 def _read_answer(findings: Findings, rows: ItemRows, feature: Feature, place: Place, value: object, index: int) -> None:
-    """One answer, or one object of `answer`, `score` and `classifications`."""
-    said, score, nested, answer_place = value, None, None, place
-    if isinstance(value, dict):
-        if "answer" not in value:
-            findings.reject(place, Fault("missing_key", 'expected the key "answer"'), value, index)
+    """One answer, plain or wrapped in an object."""
+    if not isinstance(value, dict):
+        _add_answer(findings, rows, feature, place, value, index, None)
+    elif _said_no(findings, place, value, index):
+        return
+    elif "answer" not in value:
+        findings.reject(place, Fault("missing_key", 'expected the key "answer"'), value, index)
+    else:
+        key, said = score_in(value)
+        score = read_score(said)
+        if isinstance(score, Fault):
+            findings.reject(place.at(key), score, said, index)
             return
-        said, nested, answer_place = value["answer"], value.get("classifications"), place.at("answer")
-        read = read_score(value.get("score"))
-        if isinstance(read, Fault):
-            findings.reject(place.at("score"), read, value["score"], index)
-            return
-        score = read
+        choice = _add_answer(findings, rows, feature, place.at("answer"), value["answer"], index, score)
+        nested = value.get("classifications")
+        if choice is not None and nested is not None:
+            read_nested(findings, choice.questions, place.at("classifications"), nested, rows.id_of(index))
+
+
+def _said_no(findings: Findings, place: Place, value: Mapping[str, object], index: int) -> bool:
+    """Put on record what the model says about this answer. True where it refused, and gave none."""
+    refused = False
+    for key, said in remarks_in(value):
+        if (fault := fault_of(key, said)) is not None:
+            findings.reject(place.at(key), fault, said, index)
+            refused = refused or fault.reason == "refusal"
+    return refused and value.get("answer") is None
+
+
+def _add_answer(
+    findings: Findings,
+    rows: ItemRows,
+    feature: Feature,
+    place: Place,
+    said: object,
+    index: int,
+    score: float | None,
+) -> Choice | None:
+    """A row for the answer, unless it is refused: then None."""
     choice = _chosen(feature, said)
     if isinstance(choice, Fault):
-        findings.reject(answer_place, choice, said, index)
-        return
+        findings.reject(place, choice, said, index)
+        return None
     own = (choice.value,) if feature.kind is FeatureKind.TEXT else (feature.kind.value, choice.value)
     rows.add(index, score, (*own, place.parent_id))
-    if nested is not None:
-        read_nested(findings, choice.questions, place.at("classifications"), nested, rows.id_of(index))
+    return choice
 
 
 def _chosen(feature: Feature, answer: object) -> Choice | Fault:

@@ -1,7 +1,7 @@
 """Entities in a reply: spans of a row's text, checked against what they quote, re-anchored where offsets are off.
 
 Offsets are Unicode code points, from 0, half open.
-Source of the five steps: `docs/predictions.md`, Entities.
+Source of the rules: `docs/predictions.md`, Entities.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from foundry_pipeline.decoding.answers import read_nested, read_score
+from foundry_pipeline.decoding.answers import read_nested, read_score, score_in
 from foundry_pipeline.decoding.features import Feature
 from foundry_pipeline.decoding.findings import Findings
+from foundry_pipeline.decoding.geometry import plain_numbers
 from foundry_pipeline.decoding.objects import Listed
 from foundry_pipeline.decoding.places import Place, is_text, quoted
 from foundry_pipeline.decoding.rejects import Fault, cut, value_seen, wrong_type
 from foundry_pipeline.tables import ENTITIES
 
+NEAR_CHARS = 100
+"""How far an entity may be from where it says, in a text that has its words in several places."""
+MAX_SEARCHED_CHARS = 100_000_000
+"""Looking through a whole text for every one of 10,000 wrong entities would take hours where the text is long."""
+
 Anchored = tuple[int, int, str, str]
 """(start, end, text, anchor): the own columns of the table."""
-
-
 Columns = tuple[Sequence[object], ...]
 Entity = tuple[str | None, float | None, Anchored, object]
 """(message id, score, anchored span, nested answers as they came)"""
@@ -33,6 +37,7 @@ class SourceText:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self._searches_left_chars = MAX_SEARCHED_CHARS
 
     def anchor(self, start: int, end: int, quote: str | None) -> Anchored | Fault:
         """Where the entity is, by the first rule that fits. `quote` is the text it claims, if it claims one."""
@@ -46,14 +51,34 @@ class SourceText:
             return Fault("span_mismatch", "the entity's text is empty") if inside else self._outside(start, end)
         if (found := self._in_utf16(start, end, quote)) is not None:
             return found, found + len(quote), quote, "utf16"
-        if start >= 0 and text.startswith(quote, start):
-            return start, start + len(quote), quote, "moved"
-        if (once := text.find(quote)) >= 0 and text.find(quote, once + 1) < 0:
-            return once, once + len(quote), quote, "moved"
+        if (found := self._moved(start, quote)) is not None:
+            return found, found + len(quote), quote, "moved"
         if not inside:
             return self._outside(start, end)
-        message = f"the text at {start}..{end} is {quoted(text[start:end], 40)}, the entity says {quoted(quote, 40)}"
-        return Fault("span_mismatch", f"{message}, which the text has {'several times' if once >= 0 else 'nowhere'}")
+        seen = f"the text at {start}..{end} is {quoted(text[start:end], 40)}, the entity says {quoted(quote, 40)}"
+        return Fault("span_mismatch", f"{seen}, which is neither near that place nor in one other place alone")
+
+    def _moved(self, start: int, quote: str) -> int | None:
+        """Where the quote is instead: at the start, else nearest to it within `NEAR_CHARS`, else in its only place.
+
+        Of two places that are as near, neither is chosen.
+        """
+        text, least = self.text, max(start, 0)
+        if start >= 0 and text.startswith(quote, start):
+            return start
+        before = text.rfind(quote, max(start - NEAR_CHARS, 0), max(start - 1 + len(quote), 0))
+        after = text.find(quote, least, max(start + NEAR_CHARS + len(quote), 0))
+        if before >= 0 and after >= 0:
+            return None if start - before == after - start else min(before, after, key=lambda at: abs(at - start))
+        return max(before, after) if before >= 0 or after >= 0 else self._only_place(quote)
+
+    def _only_place(self, quote: str) -> int | None:
+        """Where the quote is, if it is in one place only. A text is searched so often, and then no more."""
+        if self._searches_left_chars < len(self.text):
+            return None
+        self._searches_left_chars -= len(self.text)
+        once = self.text.find(quote)
+        return once if once >= 0 and self.text.find(quote, once + 1) < 0 else None
 
     def _outside(self, start: int, end: int) -> Fault:
         shown = f"{start}..{end}" if max(abs(start), abs(end)) < 2**63 else "offsets beyond 2**63"
@@ -144,24 +169,28 @@ def _exact_columns(items: list[Any], text: str | None) -> tuple[Columns, list[fl
     """
     if text is None or not items:
         return None
-    spans: list[Anchored] = []
-    scores: list[float | None] = []
-    length = len(text)
+    starts, ends, quotes = [], [], []
     try:
+        members = set(map(len, items))
         for item in items:
-            start, end, quote, members = item["start"], item["end"], item["text"], len(item)
-            if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
+            start, end, quote = item["start"], item["end"], item["text"]
+            if text[start:end] != quote:
                 return None
-            if text[start:end] != quote or members > 4:
-                return None
-            score = item["score"] if members == 4 else None
-            if members == 4 and (type(score) is not float or not 0 <= score <= 1):
-                return None
-            spans.append((start, end, quote, "exact"))
-            scores.append(score)
-    except (KeyError, TypeError):  # a key that is not there, or an item that is no object
+            starts.append(start)
+            ends.append(end)
+            quotes.append(quote)
+        scores = [item["score"] for item in items] if members == {4} else [None] * len(items)
+    except (KeyError, TypeError):  # a key that is not there, an offset that is none, or an item that is no object
         return None
-    return tuple(zip(*spans, strict=True)), scores
+    if members != {3} and not (members == {4} and plain_numbers(scores, 0.0, 1.0)):
+        return None
+    if (
+        {*map(type, starts), *map(type, ends)} != {int}
+        or min(starts) < 0
+        or not 0 < min(ends) <= max(ends) <= len(text)
+    ):
+        return None
+    return None if "" in quotes else ((starts, ends, quotes, ["exact"] * len(items)), scores)
 
 
 def _read_entity(item: object, texts: Texts) -> Entity | Fault:
@@ -177,7 +206,7 @@ def _read_entity(item: object, texts: Texts) -> Entity | Fault:
         return wrong_type("text as a string", quote)
     if quote is not None and not is_text(quote):
         return Fault("bad_text", "the entity's text holds half a surrogate pair")
-    score = read_score(item.get("score"))
+    score = read_score(score_in(item)[1])
     if isinstance(score, Fault):
         return score
     source = texts.of(item)

@@ -21,7 +21,10 @@ GEOMETRY_KEYS: Mapping[FeatureKind, str] = {
 }
 """Kind -> the key that holds its items in a reply."""
 
-MAX_NAME_CHARS = 4096
+RAW_ANSWER = "response"
+"""The feature of an answer that is nothing but text, where no ontology names one."""
+MAX_NAME_BYTES = 1024
+"""Of a name that no ontology knows, as UTF-8: it is repeated in every row."""
 _SUGGESTED_NAMES = 8
 
 
@@ -64,9 +67,19 @@ class Features:
         if self.known is not None:
             found = self.known.get(name)
             return found if found is not None else Fault("unknown_feature", self._unknown(name, value))
-        if len(name) > MAX_NAME_CHARS:
-            return Fault("too_large", f"a name of {len(name)} characters, the limit is {MAX_NAME_CHARS}")
+        if (size := len(name.encode())) > MAX_NAME_BYTES:
+            return Fault("too_large", f"a name of {size} bytes, the limit is {MAX_NAME_BYTES}")
         return self._inferred(value)
+
+    def names(self, name: str) -> bool:
+        """Whether the ontology has a feature of this name."""
+        return self.known is not None and name in self.known
+
+    def has(self, kind: FeatureKind) -> bool:
+        """Whether a reply may hold features of this kind at its top."""
+        if self.known is None:
+            return kind in self.allowed
+        return any(feature.kind is kind for feature in self.known.values())
 
     def rectangles(self) -> frozenset[str] | None:
         """The names whose `boxes` are boxes; None where that may be any name."""
@@ -75,9 +88,9 @@ class Features:
         return frozenset(name for name, feature in self.known.items() if feature.kind is FeatureKind.RECTANGLE)
 
     def only_text(self) -> str | None:
-        """The name of the one free-text feature, `text` without an ontology; None where that is not one."""
+        """The name of the one free-text feature, `response` without an ontology; None where that is not one."""
         if self.known is None:
-            return "text" if FeatureKind.TEXT in self.allowed else None
+            return RAW_ANSWER if FeatureKind.TEXT in self.allowed else None
         names = [name for name, feature in self.known.items() if feature.kind is FeatureKind.TEXT]
         return names[0] if len(names) == 1 else None
 

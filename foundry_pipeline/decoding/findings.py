@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
 from foundry_pipeline.data_rows import DataRow
+from foundry_pipeline.decoding.features import MAX_NAME_BYTES
 from foundry_pipeline.decoding.item_columns import ItemColumns, ItemRows, Part, RowBlock
 from foundry_pipeline.decoding.places import Place, json_path
 from foundry_pipeline.decoding.prediction_ids import item_ids
@@ -21,9 +23,21 @@ from foundry_pipeline.decoding.rejects import Fault, cut, value_seen
 from foundry_pipeline.tables import REJECTS, TABLES, TableSpec, build
 
 FLUSH_ITEMS = 65_536
-FLUSH_CHARS = 64 * 1024 * 1024
-"""Replies of one block: their strings fit an Arrow column, whose offsets are 32 bits."""
-MAX_FEATURE_BYTES = 1024
+FLUSH_CHARS = 16 * 1024 * 1024
+"""Replies of one block. It bounds the memory of masks and texts, and so do `FLUSH_ITEMS` that of numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many objects, answers and entities one reply may have, and one frame of a video's reply.
+
+    Beyond them are floods, not pictures. What the limits leave out is told in one reject, and stays in the reply.
+    """
+
+    objects_a_frame: int = 10_000
+    """Also what a reply may have outside frames."""
+    objects_a_reply: int = 100_000
+    rejects_a_reply: int = 10_000
 
 
 class Findings:
@@ -32,10 +46,8 @@ class Findings:
     A block is the data rows since the last flush. It bounds what is held as Python objects.
     """
 
-    def __init__(
-        self, run: str, model: str, dataset: str, specs: Iterable[TableSpec], max_objects_per_row: int
-    ) -> None:
-        self._limit = max_objects_per_row
+    def __init__(self, run: str, model: str, dataset: str, specs: Iterable[TableSpec], limits: Limits) -> None:
+        self._limits = limits
         self._of_run = (run, model, dataset)
         self._columns = {spec.name: ItemColumns(spec) for spec in specs if spec is not REJECTS}
         self._rejects = _Rejects()
@@ -45,7 +57,7 @@ class Findings:
     def _begin_block(self) -> None:
         self.rows_of_block = RowBlock(*self._of_run)
         self._row = -1
-        self._objects_left = self._rejects_left = 0
+        self._left_in_reply = self._left_in_frame = self._rejects_left = 0
         self._pending = self._pending_chars = 0
 
     @property
@@ -63,16 +75,24 @@ class Findings:
         """What follows is said about this data row of the block, about which nothing was said yet."""
         self._row = number
         self._rejects.begin_row()
-        self._objects_left, self._rejects_left = self._limit, self._limit + 1  # the last one says that there are more
+        self._rejects_left = self._limits.rejects_a_reply + 1  # the last one says that there are more
+        self._left_in_reply = self._limits.objects_a_reply
+        self.open_frame()
+
+    def open_frame(self) -> None:
+        """What follows is said about another frame, or about the whole data row."""
+        self._left_in_frame = self._limits.objects_a_frame
 
     def admit(self, place: Place, items: list[object]) -> list[object]:
-        """As many of the items as the row may still have; the others are rejected together."""
-        left = self._objects_left
+        """As many of the items as this part of the reply may still have; the others are rejected together."""
+        left = min(self._left_in_frame, self._left_in_reply)
         if len(items) > left:
-            fault = Fault("too_large", f"{len(items)} items, {left} more fit the limit of {self._limit} a data row")
+            limits = f"{self._limits.objects_a_frame} a frame and {self._limits.objects_a_reply} a reply"
+            fault = Fault("too_large", f"{len(items)} items, {left} more fit the limits of {limits}")
             self.reject(place.at(left), fault, items[left], left)
             items = items[:left]
-        self._objects_left -= len(items)
+        self._left_in_frame -= len(items)
+        self._left_in_reply -= len(items)
         self._pending += len(items)
         return items
 
@@ -88,7 +108,10 @@ class Findings:
         self._pending += 1
         if self._rejects_left == 0:
             place, value, index = Place(), None, None
-            fault = Fault("too_large", f"more than {self._limit} rejects; the others are only in the stored reply")
+            fault = Fault(
+                "too_large",
+                f"more than {self._limits.objects_a_frame} rejects; the others are only in the stored reply",
+            )
         self._rejects.add(self._row, place, fault, value, index)
 
     def flush(self, aside: Part | None = None) -> None:
@@ -101,13 +124,19 @@ class Findings:
         self._done[REJECTS.name].extend(_in_order([self._rejects.drain(self.rows_of_block)]))
         self._begin_block()
 
+    def take(self) -> dict[str, pa.Table]:
+        """The tables that were flushed since the last time, by name; only those that have rows."""
+        done, self._done = self._done, {name: [] for name in self._done}
+        return {name: pa.concat_tables(tables) for name, tables in done.items() if tables}
+
     def finish(self) -> dict[str, pa.Table]:
-        """All tables by name, rejects last, rows in the order of the data rows, then as they were found."""
+        """Flush, and take all tables, rejects last, empty ones included.
+
+        Rows are in the order of the data rows, then as they were found.
+        """
         self.flush()
-        return {
-            name: pa.concat_tables(tables) if tables else TABLES[name].schema.empty_table()
-            for name, tables in self._done.items()
-        }
+        taken = self.take()
+        return {name: taken.get(name, TABLES[name].schema.empty_table()) for name in self._done}
 
 
 class _Rejects:
@@ -146,7 +175,7 @@ class _Rejects:
         if not self._rows:
             return None
         numbers = np.array(self._rows)
-        ids = item_ids(rows.row_ids()[numbers], self._names, np.arange(len(self._names)), np.array(self._ordinals))
+        ids = item_ids(rows.row_ids(), numbers, self._names, np.arange(len(self._names)), np.array(self._ordinals))
         columns: dict[str, Sequence[object] | pa.Array] = rows.columns(numbers, REJECTS)
         columns |= {"prediction_id": ids, "score": pa.nulls(len(ids), pa.float64())} | self._columns
         self._clear()
@@ -154,7 +183,7 @@ class _Rejects:
 
 
 def _shown_name(name: str) -> str:
-    return cut(name.encode(errors="backslashreplace").decode(), MAX_FEATURE_BYTES)
+    return cut(name.encode(errors="backslashreplace").decode(), MAX_NAME_BYTES)
 
 
 def _in_order(parts: Iterable[Part | None]) -> list[pa.Table]:

@@ -32,31 +32,37 @@ class RowBlock:
 
     def __init__(self, run: str, model: str, dataset: str) -> None:
         self._run, self._model, self._dataset = run, model, dataset
-        self._ids: list[tuple[str, str, str]] = []
-        self._sizes_wh: list[tuple[int | None, int | None]] = []
+        self._data_row_ids: list[str] = []
+        self._global_keys: list[str] = []
+        self._call_ids: list[str] = []
+        self._widths: list[int | None] = []
+        self._heights: list[int | None] = []
         self._row_ids: Bytes = np.empty((0, 16), np.uint8)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._global_keys)
 
     def add(self, row: DataRow, call_id: str) -> None:
         """The next row."""
-        self._ids.append((row.data_row_id, row.global_key, call_id))
-        self._sizes_wh.append((row.width, row.height))
+        self._data_row_ids.append(row.data_row_id)
+        self._global_keys.append(row.global_key)
+        self._call_ids.append(call_id)
+        self._widths.append(row.width)
+        self._heights.append(row.height)
 
     def image_hw(self, number: int) -> tuple[int, int] | None:
         """(height, width) of a row's picture, where it is known."""
-        width, height = self._sizes_wh[number]
+        width, height = self._widths[number], self._heights[number]
         return None if width is None or height is None else (height, width)
 
     def row_id(self, number: int) -> bytes:
         """What the ids of a row's predictions start from."""
-        return row_id(self._run, self._dataset, self._ids[number][1])
+        return row_id(self._run, self._dataset, self._global_keys[number])
 
     def row_ids(self) -> Bytes:
         """`row_id` of all rows, (rows, 16) bytes; for when the last row is there."""
         if len(self._row_ids) != len(self):
-            self._row_ids = row_ids(self._run, self._dataset, (global_key for _, global_key, _ in self._ids))
+            self._row_ids = row_ids(self._run, self._dataset, self._global_keys)
         return self._row_ids
 
     def columns(self, row_of_item: Places, spec: TableSpec) -> dict[str, Sequence[object] | pa.Array]:
@@ -65,9 +71,10 @@ class RowBlock:
         spread: dict[str, Sequence[object] | pa.Array] = {}
         for name, text in zip(_RUN_COLUMNS, (self._run, self._model, self._dataset), strict=True):
             spread[name] = pa.repeat(pa.scalar(text, pa.string()), len(row_of_item))
-        for name, values in zip(_ROW_COLUMNS, zip(*self._ids, strict=True), strict=True):
+        ids = {"data_row_id": self._data_row_ids, "global_key": self._global_keys, "call_id": self._call_ids}
+        for name, values in ids.items():
             spread[name] = pa.array(values, pa.string()).take(take)
-        for name, sizes in zip(_SIZE_COLUMNS, zip(*self._sizes_wh, strict=True), strict=True):
+        for name, sizes in (("image_width", self._widths), ("image_height", self._heights)):
             if name in spec.schema.names:
                 spread[name] = pa.array(sizes, pa.int32()).take(take)
         return spread
@@ -104,7 +111,7 @@ def part_of_table(
     row_of_item = np.array(runs.rows, np.int64)[run_of_item]
     index = np.arange(len(scores)) - (starts - np.array(runs.first_index, np.int64))[run_of_item]
     columns = rows.columns(row_of_item, spec) | {
-        "prediction_id": item_ids(rows.row_ids()[row_of_item], runs.names, run_of_item, index),
+        "prediction_id": item_ids(rows.row_ids(), row_of_item, runs.names, run_of_item, index),
         "feature": pa.array(runs.features, pa.string()).take(pa.array(run_of_item)),
         "index": pa.array(index.astype(np.int32)),
         "score": scores,

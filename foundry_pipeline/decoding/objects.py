@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from foundry_pipeline import rle
 from foundry_pipeline.decoding.answers import read_nested, read_score
 from foundry_pipeline.decoding.features import GEOMETRY_KEYS, Feature
 from foundry_pipeline.decoding.findings import Findings
-from foundry_pipeline.decoding.geometry import GEOMETRIES, Geometry, Values
+from foundry_pipeline.decoding.geometry import GEOMETRIES, CheckMask, Geometry, Values, plain_numbers
 from foundry_pipeline.decoding.item_columns import ItemRows
 from foundry_pipeline.decoding.places import Place, json_path, quoted
 from foundry_pipeline.decoding.rejects import Fault, json_type, wrong_type
@@ -38,7 +37,7 @@ class Scope:
     """What the objects of one part of a reply, the whole or a frame, have around them. `ends` matters to edges only."""
 
     findings: Findings
-    image_hw: rle.Size | None
+    check_mask: CheckMask
     ends: Ends
 
 
@@ -75,7 +74,10 @@ def _read_items(scope: Scope, feature: Feature, place: Place, value: dict[str, o
     scores = _beside(findings, place, value, "scores", len(items))
     nested = _beside(findings, place, value, "classifications", len(items))
     listed = Listed(findings.rows(geometry.spec, place), len(items))
-    for index, item in enumerate(findings.admit(place.at(geometry.key), items)):
+    admitted = findings.admit(place.at(geometry.key), items)
+    if _read_plainly(geometry, listed.rows, admitted, scores, nested):
+        return listed
+    for index, item in enumerate(admitted):
         values = _read_item(scope, geometry, item)
         score = read_score(scores[index]) if scores else None
         if isinstance(values, Fault):
@@ -92,8 +94,21 @@ def _read_items(scope: Scope, feature: Feature, place: Place, value: dict[str, o
     return listed
 
 
+def _read_plainly(
+    geometry: Geometry, rows: ItemRows, items: list[object], scores: list[object], nested: list[object]
+) -> bool:
+    """Read the whole list at once, where nothing about it is unusual."""
+    if nested or not items or not plain_numbers(scores, 0.0, 1.0):
+        return False
+    columns = geometry.read_plain(items)
+    if columns is None:
+        return False
+    rows.add_all(columns, scores[: len(items)] if scores else [None] * len(items))  # type: ignore[arg-type]
+    return True
+
+
 def _read_item(scope: Scope, geometry: Geometry, item: object) -> Values | Fault:
-    values = geometry.read(item, scope.image_hw)
+    values = geometry.read(item, scope.check_mask)
     if geometry.kind is FeatureKind.EDGE and not isinstance(values, Fault):
         return _resolved(values, scope.ends)
     return values

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 MAX_NAME_CHARS = 200
+_FRAME = re.compile(r"0|[1-9][0-9]{0,9}")
+_MAX_FRAME = 2**31 - 1
 
 Path = tuple[str | int, ...]
 """Keys and places that lead from the whole reply to a part of it."""
@@ -41,6 +44,11 @@ def _step(part: str | int) -> str:
     if isinstance(part, int):
         return f"[{part}]"
     return f".{part}" if part.isidentifier() and len(part) <= MAX_NAME_CHARS else f"[{quoted(part, MAX_NAME_CHARS)}]"
+
+
+def frame_number(key: str) -> int | None:
+    """A frame's number, as in the request; None where the key is no plain decimal integer that fits the table."""
+    return int(key) if _FRAME.fullmatch(key) is not None and int(key) <= _MAX_FRAME else None
 
 
 def quoted(text: str, limit: int = 80) -> str:

@@ -25,14 +25,23 @@ Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 
 _BLOCK = 64
+_PADDING = 9
+"""What SHA-1 puts behind a message at least, in bytes."""
 _MAX_BLOCKS = 3
-"""Longer names are rare, and hashed one by one: a column is as wide as its longest name."""
+"""Longer names are rare, and hashed one by one."""
 _CHUNK = 32_768  # large enough to hide numpy's cost of a call, 1,200 of which make a hash
 _FEW = 512
 """Fewer items are hashed one by one: what numpy costs a call would cost more."""
+_sha1 = functools.partial(hashlib.sha1, usedforsecurity=False)
 _START = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0)
 _ROUND = (0x5A827999, 0x6ED9EBA1, 0x8F1BBCDC, 0xCA62C1D6)
-_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
+_HEX_OF_BYTE = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), "<u2").astype("<u4")
+_HEX = (_HEX_OF_BYTE[:, None] << 16 | _HEX_OF_BYTE).ravel()
+"""Two bytes, as a little-endian number -> their four hexadecimal digits, as one."""
+_UUID_DIGITS = {"a": slice(0, 2), "b": 2, "c": 3, "d": 4, "e": slice(5, 8)}
+_UUID_DASHES = ("ab", "bc", "cd", "de")
+_UUID_TEXT = np.dtype("2<u4, u1, <u4, u1, <u4, u1, <u4, u1, 3<u4")
+_UUID_TEXT.names = ("a", "ab", "b", "bc", "c", "cd", "d", "de", "e")
 
 
 def row_id(run: str, dataset: str, global_key: str) -> bytes:
@@ -42,7 +51,8 @@ def row_id(run: str, dataset: str, global_key: str) -> bytes:
 
 def row_ids(run: str, dataset: str, global_keys: Iterable[str]) -> Bytes:
     """`row_id` of many data rows, (rows, 16) bytes."""
-    digests = [_sha1_one(NAMESPACE.bytes + orjson.dumps([run, dataset, key])) for key in global_keys]
+    before = NAMESPACE.bytes + orjson.dumps([run, dataset])[:-1] + b","
+    digests = [_sha1(b"%b%b]" % (before, orjson.dumps(key))).digest() for key in global_keys]
     return _as_version_5(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 20)[:, :16].copy())
 
 
@@ -57,51 +67,41 @@ def item_id(row: bytes, name: bytes, index: int) -> str:
     return str(uuid.UUID(bytes=uuid5(row, b"%b%d]" % (name, index))))
 
 
-def item_ids(rows: Bytes, names: Sequence[bytes], name_of_item: Places, indices: Places) -> pa.Array:
+def item_ids(
+    row_ids: Bytes, row_of_item: Places, names: Sequence[bytes], name_of_item: Places, indices: Places
+) -> pa.Array:
     """The ids of a column of items, as Arrow strings: as `item_id` of each.
 
-    `rows` is (items, 16) bytes; an item's name is `names[name_of_item]`, its place `indices`.
+    `row_ids` is (rows, 16) bytes; an item stands in the row `row_of_item`, its name is `names[name_of_item]`.
     """
     if len(indices) < _FEW:
-        pairs = zip(rows, name_of_item.tolist(), indices.tolist(), strict=True)
-        return pa.array([item_id(row.tobytes(), names[name], index) for row, name, index in pairs], pa.string())
+        triples = zip(row_of_item.tolist(), name_of_item.tolist(), indices.tolist(), strict=True)
+        return pa.array([item_id(row_ids[row].tobytes(), names[name], index) for row, name, index in triples])
+    return _formatted(_uuid5_all(row_ids, row_of_item, *_tails(names, name_of_item, indices)))
+
+
+def _tails(names: Sequence[bytes], name_of_item: Places, indices: Places) -> tuple[list[bytes], Places]:
+    """The names that are hashed behind the rows' ids, each once, and which of them is an item's.
+
+    They are few: replies of one model repeat their features, and lists begin at 0.
+    """
     distinct = {name: place for place, name in enumerate(dict.fromkeys(names))}
     code = np.array([distinct[name] for name in names], np.int64)[name_of_item]
-    table = np.array([name[: _MAX_BLOCKS * _BLOCK] for name in distinct]).view(np.uint8).reshape(len(distinct), -1)
-    ends = 16 + np.array([len(name) for name in distinct], np.int64)[code] + _digits(indices)
-    blocks = (ends + 1 + 9 + _BLOCK - 1) // _BLOCK
-    ids = np.empty((len(indices), 16), np.uint8)
-    for count in range(1, _MAX_BLOCKS + 1):
-        which = np.flatnonzero(blocks == count)
-        for at in range(0, len(which), _CHUNK):
-            part = which[at : at + _CHUNK]
-            ids[part] = _sha1_of_padded(_padded(count, rows[part], table, code[part], indices[part], ends[part]))
-    for item in np.flatnonzero(blocks > _MAX_BLOCKS).tolist():
-        name = b"%b%d]" % (names[name_of_item[item]], indices[item])
-        ids[item] = np.frombuffer(uuid5(rows[item].tobytes(), name), np.uint8)
-    return _formatted(_as_version_5(ids))
-
-
-def _digits(numbers: Places) -> Places:
-    """How many decimal digits each number has."""
-    digits = np.ones(len(numbers), np.int64)
-    for power in range(1, 10):
-        if not (longer := numbers >= 10**power).any():
-            break
-        digits += longer
-    return digits
+    pairs = pa.array(code << 32 | indices).dictionary_encode()
+    by_code, found = list(distinct), pairs.dictionary.to_numpy()
+    tails = [
+        b"%b%d]" % (by_code[name], index)
+        for name, index in zip((found >> 32).tolist(), (found & 0xFFFF_FFFF).tolist(), strict=True)
+    ]
+    return tails, pairs.indices.to_numpy()
 
 
 def uuid5(namespace: bytes, name: bytes) -> bytes:
     """`uuid.uuid5` on bytes."""
-    raw = bytearray(_sha1_one(namespace + name)[:16])
+    raw = bytearray(_sha1(namespace + name).digest()[:16])
     raw[6] = raw[6] & 0x0F | 0x50
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)
-
-
-def _sha1_one(message: bytes) -> bytes:
-    return hashlib.sha1(message, usedforsecurity=False).digest()
 
 
 def _as_version_5(raw: Bytes) -> Bytes:
@@ -111,30 +111,44 @@ def _as_version_5(raw: Bytes) -> Bytes:
     return raw
 
 
-def _padded(blocks: int, rows: Bytes, table: Bytes, code: Places, indices: Places, ends: Places) -> Bytes:
-    """Messages as SHA-1 wants them, (items, blocks * 64): row id, name, index, bracket, 0x80, zeros, length in bits.
+def _uuid5_all(spaces: Bytes, space_of_item: Places, names: Sequence[bytes], name_of_item: Places) -> Bytes:
+    """`uuid5` of items, (items, 16) bytes, each in one of the `spaces`, (spaces, 16) bytes, under one of the names."""
+    space_words = np.array(spaces.view(">u4").T, np.uint32, order="C")
+    blocks = np.array([(16 + len(name) + _PADDING + _BLOCK - 1) // _BLOCK for name in names])[name_of_item]
+    ids = np.empty((len(name_of_item), 16), np.uint8)
+    for count in range(1, _MAX_BLOCKS + 1):
+        if not (which := np.flatnonzero(blocks == count)).size:
+            continue
+        name_words = _padded(names, count)
+        for at in range(0, len(which), _CHUNK):
+            part = which[at : at + _CHUNK]
+            words = np.empty((16 * count, len(part)), np.uint32)
+            space_words.take(space_of_item[part], axis=1, out=words[:4], mode="clip")  # it is quicker; all are inside
+            name_words.take(name_of_item[part], axis=1, out=words[4:], mode="clip")
+            ids[part] = _sha1_of_padded(words)
+    _as_version_5(ids)
+    for item in np.flatnonzero(blocks > _MAX_BLOCKS).tolist():
+        found = uuid5(spaces[space_of_item[item]].tobytes(), names[name_of_item[item]])
+        ids[item] = np.frombuffer(found, np.uint8)
+    return ids
 
-    Names are rows of `table`; `ends` is where each bracket stands.
-    """
-    messages = np.zeros((len(indices), blocks * _BLOCK), np.uint8)
-    width = min(table.shape[1], blocks * _BLOCK - 16)
-    messages[:, :16] = rows
-    messages[:, 16 : 16 + width] = table[:, :width][code]
-    items, digits = np.arange(len(indices)), _digits(indices)
-    for place in range(int(digits.max())):
-        which = np.flatnonzero(digits > place)
-        messages[which, ends[which] - 1 - place] = indices[which] // 10**place % 10 + ord("0")
-    messages[items, ends] = ord("]")
-    messages[items, ends + 1] = 0x80
-    bits = (ends + 1) * 8
-    messages[:, -2], messages[:, -1] = bits >> 8, bits & 0xFF
-    return messages
+
+def _padded(names: Sequence[bytes], blocks: int) -> Words:
+    """Messages as SHA-1 wants them, without the first 16 bytes: name, 0x80, zeros, length in bits; as words,
+    (16 * blocks - 4, names). Names of another number of blocks are there as zeros."""
+    size = blocks * _BLOCK
+    messages = [
+        (name + b"\x80").ljust(size - 24, b"\0") + (8 * (16 + len(name))).to_bytes(8)
+        if size - _BLOCK < 16 + len(name) + _PADDING <= size
+        else bytes(size - 16)
+        for name in names
+    ]
+    return np.array(np.frombuffer(b"".join(messages), ">u4").reshape(len(names), -1).T, np.uint32, order="C")
 
 
-def _sha1_of_padded(messages: Bytes) -> Bytes:
-    """The first 16 bytes of the SHA-1 of padded messages, (n, blocks * 64) -> (n, 16)."""
-    words = np.array(messages.view(">u4").T, np.uint32, order="C")
-    state = [np.full(len(messages), start, np.uint32) for start in _START]
+def _sha1_of_padded(words: Words) -> Bytes:
+    """The first 16 bytes of the SHA-1 of padded messages, words of (16 * blocks, n) -> bytes of (n, 16)."""
+    state = [np.full(words.shape[1], start, np.uint32) for start in _START]
     for block in range(0, len(words), 16):
         mixed = _sha1_rounds(words[block : block + 16], state)
         for part, more in zip(state, mixed, strict=True):
@@ -189,9 +203,11 @@ def _rotate(words: Words, bits: int, other: Words) -> None:
 
 def _formatted(raw: Bytes) -> pa.Array:
     """Text of UUIDs, 8-4-4-4-12 hexadecimal digits, from (n, 16) bytes."""
-    digits = _HEX[raw].view(np.uint8)
-    text = np.full((len(raw), 36), ord("-"), np.uint8)
-    for dashes, (start, stop) in enumerate(((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))):
-        text[:, start + dashes : stop + dashes] = digits[:, start:stop]
+    digits = _HEX.take(raw.view("<u2"))
+    text = np.empty(len(raw), _UUID_TEXT)
+    for name, fours in _UUID_DIGITS.items():
+        text[name] = digits[:, fours]
+    for dash in _UUID_DASHES:
+        text[dash] = ord("-")
     offsets = np.arange(0, 36 * len(raw) + 1, 36, dtype=np.int32)
-    return pa.StringArray.from_buffers(len(raw), pa.py_buffer(offsets), pa.py_buffer(text))
+    return pa.StringArray.from_buffers(len(raw), pa.py_buffer(offsets), pa.py_buffer(text.view(np.uint8)))

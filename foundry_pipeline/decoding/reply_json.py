@@ -7,19 +7,25 @@ What the tree means is `decode.py`'s matter.
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from foundry_pipeline.decoding.places import Path
 from foundry_pipeline.decoding.rejects import Fault
 
 MAX_DEPTH = 64
-MAX_NODES = 1_000_000
+MAX_VALUES = 4_000_000
+MAX_HEAVY = 1_000_000
+"""Lists, objects and strings: as Python objects they take some 60 bytes or more, a number takes 32."""
+_PIECE_CHARS = 65_536
+_CUT_VALUE = re.compile(r"(t|tr|tru|f|fa|fal|fals|n|nu|nul|-?[\d.eE+-]*)\s*")
+"""What may be left of a value where the text ends."""
 _MOST_CHARS_OF_64_BITS = 20
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -40,6 +46,13 @@ class Tree:
     repeats: tuple[Repeat, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NotJson(Fault):
+    """Text that is no JSON. `is_cut_off` where it begins as a list or object and ends in the middle of it."""
+
+    is_cut_off: bool = False
+
+
 def parse(text: str) -> Tree | Fault:
     """Parse JSON text. NaN, infinities, 1e999 and endless integers become floats, finite or not. Never raises."""
     text = text.removeprefix("\ufeff")
@@ -58,30 +71,42 @@ def load_unchecked(text: str) -> object:
 
 
 def _over_limits(text: str) -> Fault | None:
-    """Depth and nodes, counted before anything is built: 10 MB of `[],` would take 300 MB as objects."""
-    if len(text) <= MAX_NODES and text.count("[") + text.count("{") <= MAX_DEPTH:
+    """Depth and values, counted before anything is built: 10 MB of `[],` would take 300 MB as objects."""
+    if len(text) <= MAX_HEAVY and text.count("[") + text.count("{") <= MAX_DEPTH:
         return None
     if text.lstrip(" \t\r\n")[:1] not in ("[", "{"):
         return None  # a string, or no JSON at all
-    bare = _outside_strings(text)
-    if (depth := _depth(bare)) > MAX_DEPTH:
-        return Fault("too_deep", f"nested {depth} deep, the limit is {MAX_DEPTH}")
-    if (nodes := 1 + bare.count("[") + bare.count(",") + bare.count(":")) > MAX_NODES:
-        return Fault("too_large", f"about {nodes} values, the limit is {MAX_NODES}")
+    depth, deepest, values, heavy = 0, 0, 1, 0
+    for bare, quotes in _outside_strings(text):
+        depths = depth + _steps(bare).cumsum()
+        deepest = max(deepest, int(depths.max(initial=0)))
+        depth = int(depths[-1]) if len(depths) else depth
+        values += bare.count("[") + bare.count(",") + bare.count(":")
+        heavy += bare.count("[") + bare.count("{") + quotes // 2
+    if deepest > MAX_DEPTH:
+        return Fault("too_deep", f"nested {deepest} deep, the limit is {MAX_DEPTH}")
+    if values > MAX_VALUES:
+        return Fault("too_large", f"about {values} values, the limit is {MAX_VALUES}")
+    if heavy > MAX_HEAVY:
+        return Fault("too_large", f"about {heavy} lists, objects and strings, the limit is {MAX_HEAVY}")
     return None
 
 
-def _outside_strings(text: str) -> str:
-    """The text without what stands between quotes."""
+def _outside_strings(text: str) -> Iterator[tuple[str, int]]:
+    """What stands outside of strings, and how many quotes, of one piece of the text after the other."""
     if "\\" in text:
         text = text.replace("\\\\", "").replace('\\"', "")
-    return "".join(itertools.islice(text.split('"'), 0, None, 2))
+    is_inside = 0
+    for at in range(0, len(text), _PIECE_CHARS):
+        parts = text[at : at + _PIECE_CHARS].split('"')
+        yield "".join(parts[is_inside::2]), len(parts) - 1
+        is_inside = (is_inside + len(parts) - 1) % 2
 
 
-def _depth(bare: str) -> int:
+def _steps(bare: str) -> npt.NDArray[np.int32]:
+    """1 where a list or object opens, -1 where one ends."""
     brackets = np.frombuffer(bare.encode("ascii", "replace").translate(None, _NOT_BRACKETS), np.uint8)
-    steps = np.where((brackets == ord("[")) | (brackets == ord("{")), np.int32(1), np.int32(-1))
-    return int(steps.cumsum().max(initial=0))
+    return np.where((brackets == ord("[")) | (brackets == ord("{")), np.int32(1), np.int32(-1))
 
 
 def _may_repeat_keys(text: str, value: object) -> bool:
@@ -98,7 +123,7 @@ def _may_repeat_keys(text: str, value: object) -> bool:
 
 
 def _has_repeats(text: str, value: object) -> bool:
-    return _outside_strings(text).count(":") != _members(value)
+    return sum(bare.count(":") for bare, _ in _outside_strings(text)) != _members(value)
 
 
 def _members(value: object) -> int:
@@ -141,7 +166,9 @@ def _parse_tolerantly(text: str) -> Tree | Fault:
     try:
         value = json.loads(text, object_pairs_hook=hook, parse_int=_integer)
     except json.JSONDecodeError as err:
-        return Fault("not_json", f"not JSON: {err.msg} at character {err.pos}")
+        begins = text.lstrip()[:1] in ("{", "[")
+        ends = err.msg.startswith("Unterminated string") or _CUT_VALUE.fullmatch(text, err.pos) is not None
+        return NotJson("not_json", f"not JSON: {err.msg} at character {err.pos}", begins and ends)
     return Tree(value, tuple(_located(value, (), hook.repeats)) if hook.repeats else ())
 
 
