@@ -19,8 +19,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks import Ratio
-from foundry_pipeline.calls.endpoint_state import StateFile
-from foundry_pipeline.calls.rate import Rate
+from foundry_pipeline.calls.endpoint_state import Spacing, StateFile
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.invoke import CallOptions, Invoker
@@ -177,10 +176,18 @@ def _worst_window(arrivals: list[float]) -> int:
 def _booking() -> Ratio:
     """CPU of one booking in the shared file, against one fsync-free write of the same size."""
     with tempfile.TemporaryDirectory() as name:
-        rate = Rate(StateFile(Path(name, "rate")), 1e9)
+        state = StateFile(Path(name, "rate"))
         with Path(name, "plain").open("wb", buffering=0) as plain:
-            values = [_cpu_of(rate.book) / _cpu_of(lambda: plain.write(b"x" * 100)) for _ in range(ROUNDS)]
+            values = [_cpu_of_booking(state) / _cpu_of(lambda: plain.write(b"x" * 100)) for _ in range(ROUNDS)]
     return _ratio("booking", values, "-", "CPU per booking under the lock", "one 100-byte write")
+
+
+def _cpu_of_booking(state: StateFile, times: int = 5000) -> float:
+    async def book() -> None:
+        for _ in range(times):
+            await state.book(Spacing(1e-9, 0.0), 1)
+
+    return _cpu_of(lambda: asyncio.run(book()), 1) / times
 
 
 def _cpu_of(action: Callable[[], object], times: int = 5000) -> float:

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -22,8 +23,9 @@ from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.caller import Caller, CallRules
 from foundry_pipeline.calls.client import ModelClient, warm_up
-from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
-from foundry_pipeline.calls.ledger import Answer, Lease
+from foundry_pipeline.calls.lease import Lease
+from foundry_pipeline.calls.ledger import Answer
+from foundry_pipeline.calls.ledgers import ledgers_at
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
 from foundry_pipeline.calls.stop import Stop
@@ -112,15 +114,15 @@ class Invoker:
         environ: Mapping[str, str],
         transport: TransportFactory | None = None,
     ) -> None:
-        """`ledger` is a folder; `environ` is where the secret is looked up at the moment of sending; `transport` makes
-        each connection's transport (httpx's own by default). Raises ConfigError for what this version cannot do, and
-        for a secret that is not there."""
-        _check_supported(run, ledger)
+        """`ledger` is a folder or a database's URL, `environ` is where the secret is looked up at the moment of sending
+        and the database's password where the URL has none; `transport` makes each connection's transport (httpx's own
+        by default). Raises ConfigError for what this version cannot do, and for a secret that is not there."""
+        _check_supported(run)
         self._run = run
         self._store = store
         self._settings = settings
         self._home_root = home_root
-        self._ledger = Path(ledger)
+        self._ledgers = ledgers_at(ledger, environ)
         self._environ = environ
         self._scrub = scrubber(run.model, environ)
         auth_headers(run.model, environ, settings)
@@ -137,11 +139,12 @@ class Invoker:
         """Raises StorageError where the ledger or the warehouse cannot be written: no call is paid for nothing."""
         self._store.recover()
         self._store.check_writable()
-        rates = self._ledger / "rates"
         try:
-            self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
-        except OSError as err:
-            raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
+            self._ledgers.open()
+            self._state = self._ledgers.endpoint(self._run.model.inference_endpoint)
+        except BaseException:
+            self._ledgers.close()
+            raise
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
@@ -151,7 +154,7 @@ class Invoker:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._state.close()
+        self._ledgers.close()
 
     def invoke(
         self,
@@ -259,9 +262,9 @@ class Invoker:
                 raise self._caller.stopped
             lease = await self._lease(slice_key, begun)
             try:
-                report = await self._call_and_commit(slice_key, options, begun, began)
+                report = await self._call_and_commit(slice_key, lease, options, begun, began)
             finally:
-                lease.release()
+                await asyncio.to_thread(lease.release)
         except (SliceBusy, EndpointStopped, StorageError, OSError) as err:
             report = SliceReport(slice_key, seconds=time.monotonic() - began, failure=str(err))
         finally:
@@ -270,11 +273,10 @@ class Invoker:
 
     async def _lease(self, slice_key: str, begun: asyncio.Event) -> Lease:
         """The slice's lease, after waiting for another process that holds it."""
-        path = self._ledger / self._run.name / f"{slice_key}.lock"
         deadline = time.monotonic() + LEASE_PATIENCE_S
         while True:
             try:
-                return Lease(path, self._run.name)
+                return await asyncio.to_thread(self._ledgers.lease, self._run.name, slice_key)
             except SliceBusy:
                 if time.monotonic() > deadline or self._caller.stopped:
                     raise
@@ -282,9 +284,9 @@ class Invoker:
                 await asyncio.sleep(0.25)
 
     async def _call_and_commit(
-        self, slice_key: str, options: CallOptions, begun: asyncio.Event, began: float
+        self, slice_key: str, lease: Lease, options: CallOptions, begun: asyncio.Event, began: float
     ) -> SliceReport:
-        work = await self._plan(slice_key, options)
+        work = await self._plan(slice_key, lease, options)
         try:
             self._remember_answer(work)
             self._done["rows"] += work.reused
@@ -292,16 +294,16 @@ class Invoker:
             tasks = [self._submit(work, call_id, row, sharing[call_id]) for call_id, row in work.to_call.items()]
             begun.set()
             results = await asyncio.gather(*(task.settled for task in tasks), return_exceptions=True)
-            report = await asyncio.to_thread(self._conclude, work, tasks, results, began)
+            report = await asyncio.to_thread(self._conclude, work, lease, tasks, results, began)
         except BaseException:
-            work.ledger.close()
+            await asyncio.to_thread(work.ledger.close)
             raise
         return report
 
     async def _ask(self, slice_key: str, global_keys: frozenset[str], options: CallOptions) -> dict[str, Answer]:
         lease = await self._lease(slice_key, asyncio.Event())
         try:
-            work = await self._plan(slice_key, options, global_keys)
+            work = await self._plan(slice_key, lease, options, global_keys)
             try:
                 self._remember_answer(work)
                 tasks = [self._submit(work, call_id, row, 1) for call_id, row in work.to_call.items()]
@@ -311,14 +313,16 @@ class Invoker:
                         raise error
                 return work.answers()
             finally:
-                work.ledger.close()
+                await asyncio.to_thread(work.ledger.close)
         finally:
-            lease.release()
+            await asyncio.to_thread(lease.release)
 
-    async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
-        path = self._ledger / self._run.name / f"{slice_key}.sqlite"
+    async def _plan(
+        self, slice_key: str, lease: Lease, options: CallOptions, only: frozenset[str] | None = None
+    ) -> SliceWork:
+        open_ledger = partial(self._ledgers.ledger, self._run.name, slice_key, lease)
         return await asyncio.to_thread(
-            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
+            plan_slice, self._run, slice_key, self._store, open_ledger, self._requests, options, only
         )
 
     def _remember_answer(self, work: SliceWork) -> None:
@@ -342,12 +346,17 @@ class Invoker:
             self._done["failed"] += rows
 
     def _conclude(
-        self, work: SliceWork, tasks: Sequence[Task], results: Sequence[Answer | BaseException], began: float
+        self,
+        work: SliceWork,
+        lease: Lease,
+        tasks: Sequence[Task],
+        results: Sequence[Answer | BaseException],
+        began: float,
     ) -> SliceReport:
         """Commit the slice, or say why not; either way the ledger is closed, with every answer in it."""
         settled = {r.call_id: r for r in results if isinstance(r, Answer)}
         errors = [r for r in results if isinstance(r, BaseException)]
-        unexpected = [e for e in errors if not isinstance(e, EndpointStopped | StorageError)]
+        unexpected = [e for e in errors if not isinstance(e, EndpointStopped | StorageError | SliceBusy)]
         if unexpected:
             work.ledger.close()
             raise unexpected[0]
@@ -357,13 +366,13 @@ class Invoker:
             work.ledger.close()
             return replace(report, failure=f"{failure} ({_kept(work, settled)})")
         try:
-            outcomes, empty, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
-        except (StorageError, OSError) as err:
-            work.ledger.close()
+            about = {"calls": report.calls, "reused": report.reused}
+            outcomes, empty, sha256 = commit_slice(work, about, lease.check)
+            if work.ledger.is_empty():
+                work.ledger.remove()
+        except (StorageError, SliceBusy, OSError) as err:
             return replace(report, failure=f"{err} ({_kept(work, settled)})")
-        if work.ledger.is_empty():
-            work.ledger.remove()
-        else:
+        finally:
             work.ledger.close()
         return replace(
             report,
@@ -418,12 +427,8 @@ class Invoker:
         return Progress(self._run.name, total, self._done["rows"], self._done["failed"], calls, calls / seconds, note)
 
 
-def _check_supported(run: Run, ledger: str) -> None:
+def _check_supported(run: Run) -> None:
     problems = []
-    if "://" in ledger:
-        problems.append(
-            Problem("FOUNDRY_LEDGER", "only a local folder is supported for the ledger", ledger.split(":")[0])
-        )
     if run.dataset.media_type == "video":
         problems.append(Problem(run.dataset.file, "video is not supported yet", "$.media_type"))
     if problems:

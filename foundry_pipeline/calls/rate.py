@@ -1,17 +1,19 @@
 """The rate of one endpoint, over all processes: exact spacing, with holds and a pace that gives way and recovers.
 
-GCRA with slots: under the lock a process books the next free send time, then sleeps until it. One slot per process is
-booked ahead, so shares are equal and a killed process wastes one slot. Slots stand 1 % wider than the rate allows,
-because a late event loop bunches arrivals at the server.
+GCRA with slots: a process books the next free send time, then sleeps until it. Where the shared state is a file, one
+slot per process is booked ahead, so shares are equal and a killed process wastes one slot; where it is far away, a few
+for those who wait already. Slots stand 1 % wider than the rate allows, because a late event loop bunches arrivals at
+the server.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from foundry_pipeline.calls.endpoint_state import EndpointState, SharedState
+from foundry_pipeline.calls.endpoint_state import EndpointState, SharedState, Spacing
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -19,10 +21,7 @@ WIDER = 1.01
 CATCH_UP_S = 0.005
 """An event loop that wakes late may take the slots of the last 5 ms; older ones are lost, not sent in a bunch."""
 LONGEST_HOLD_S = 3600.0
-MOST_BOOKED = 256
-"""Every process books one slot ahead. More than this many are left over from a slower rate that no longer holds."""
 LEAST_PACE = 0.1
-RECOVERY_PER_S = 0.01
 SLOWER_EVERY_S = 5.0
 
 
@@ -42,27 +41,43 @@ class Rate:
         self, shared: SharedState, requests_per_second: float, burst: int = 1, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._shared = shared
-        self._interval_s = WIDER / requests_per_second
+        interval_s = WIDER / requests_per_second
+        burst_s = (burst - 1) * interval_s
+        self._spacing = Spacing(interval_s, max(CATCH_UP_S, burst_s), burst_s)
         self._per_s = requests_per_second
-        self._burst_s = (burst - 1) * self._interval_s
-        self._late_s = max(CATCH_UP_S, self._burst_s)
         self._sleep = sleep
         self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._booked: deque[float] = deque()
 
     async def acquire(self) -> None:
         """Return at this call's send time. Waiters of one process are served in order."""
-        async with self._turn:
-            while True:
-                slot = self.book()
-                wait_s = slot - self._shared.now()
-                if wait_s > 0:
-                    await self._sleep(wait_s)
-                if self._still_good(slot):
-                    return
+        self._waiting += 1
+        try:
+            async with self._turn:
+                while not await self._reach(await self._next_slot()):
+                    pass
+        finally:
+            self._waiting -= 1
 
-    def book(self) -> float:
-        """The next free send time, on the shared clock; it is now taken."""
-        return self._shared.update(self._take)
+    async def _next_slot(self) -> float:
+        """A send time on the shared clock, for this waiter alone."""
+        if not self._booked:
+            self._booked.extend(await self._shared.book(self._spacing, self._waiting))
+        return self._booked.popleft()
+
+    async def _reach(self, slot: float) -> bool:
+        """Sleep until `slot`. False where a hold came in meanwhile, or it is so late that the slot is history."""
+        await self._sleep_until(slot - self._shared.look_ahead_s)
+        state = await self._shared.look()
+        await self._sleep_until(slot)
+        now = self._shared.now()
+        return state.hold_until <= now and now - slot <= self._spacing.late_s
+
+    async def _sleep_until(self, at: float) -> None:
+        wait_s = at - self._shared.now()
+        if wait_s > 0:
+            await self._sleep(wait_s)
 
     def hold(self, seconds: float) -> None:
         """Nobody sends for `seconds` (0 to 3600, clamped): the endpoint said so."""
@@ -71,7 +86,7 @@ class Rate:
         def keep(state: EndpointState, now: float) -> tuple[EndpointState, None]:
             return state._replace(hold_until=max(state.hold_until, now + until)), None
 
-        self._shared.update(keep)
+        self._shared.tell(keep)
 
     def slow_down(self) -> None:
         """Halve the pace, at most once in 5 s and down to a tenth; it recovers by 1 % of the full rate a second."""
@@ -79,37 +94,13 @@ class Rate:
         def halve(state: EndpointState, now: float) -> tuple[EndpointState, None]:
             if now - state.pace_changed < SLOWER_EVERY_S:
                 return state, None
-            pace = max(LEAST_PACE, _pace(state, now) / 2)
+            pace = max(LEAST_PACE, state.pace_at(now) / 2)
             return state._replace(pace=pace, pace_changed=now), None
 
-        self._shared.update(halve)
+        self._shared.tell(halve)
 
     def view(self) -> RateView:
         """What the endpoint allows now."""
-
-        def look(state: EndpointState, now: float) -> tuple[EndpointState, RateView]:
-            pace = _pace(state, now)
-            return state, RateView(self._per_s * pace, pace, max(0.0, state.hold_until - now))
-
-        return self._shared.update(look)
-
-    def _take(self, state: EndpointState, now: float) -> tuple[EndpointState, float]:
-        """A slot that is a little late is still taken; after a pause only the burst's are left."""
-        interval_s = self._interval_s / _pace(state, now)
-        next_free = min(state.next_free, max(now, state.hold_until) + MOST_BOOKED * interval_s)
-        due = next_free if next_free >= now - self._late_s else now - self._burst_s
-        slot = max(due, state.hold_until)
-        return state._replace(next_free=slot + interval_s), slot
-
-    def _still_good(self, slot: float) -> bool:
-        """False where a hold came in while this process slept, or it woke so late that the slot is history."""
-
-        def look(state: EndpointState, now: float) -> tuple[EndpointState, bool]:
-            late = now - slot > self._late_s
-            return state, state.hold_until <= now and not late
-
-        return self._shared.update(look)
-
-
-def _pace(state: EndpointState, now: float) -> float:
-    return min(1.0, state.pace + max(0.0, now - state.pace_changed) * RECOVERY_PER_S)
+        state, now = self._shared.seen(), self._shared.now()
+        pace = state.pace_at(now)
+        return RateView(self._per_s * pace, pace, max(0.0, state.hold_until - now))

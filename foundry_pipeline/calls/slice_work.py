@@ -8,9 +8,8 @@ time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -109,7 +108,7 @@ def plan_slice(
     run: Run,
     slice_key: str,
     store: Store,
-    ledger_path: Path,
+    open_ledger: Callable[[], Ledger],
     requests: FoundryRequests,
     options: CallOptions,
     only: frozenset[str] | None = None,
@@ -123,7 +122,7 @@ def plan_slice(
         name = run.dataset.name
         raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
     committed = _committed_answers(store, run.name, slice_key, options)
-    ledger = Ledger(ledger_path)
+    ledger = open_ledger()
     try:
         in_ledger = {call_id: outcome for call_id, outcome in ledger.outcomes().items() if options.keeps(outcome)}
     except BaseException:
@@ -189,16 +188,20 @@ def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Coun
     return outcomes, errors
 
 
-def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[str], int, str]:
+def commit_slice(
+    work: SliceWork, about: Mapping[str, object], check_lease: Callable[[], None]
+) -> tuple[Counter[str], int, str]:
     """Write `responses`, then take its calls out of the ledger. Gives (outcome -> rows, empty answers, sha256).
 
-    Where every answer was committed before, for the same rows in the same order, the file stays as it is.
+    `check_lease` is called right before the commit and raises where the slice is another process's by now. Where every
+    answer was committed before, for the same rows in the same order, the file stays as it is.
     """
     tally = _Tally()
     if unchanged := _unchanged(work, tally):
         return tally.outcomes, tally.empty, unchanged
     tally = _Tally()
-    written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
+    responses = {RESPONSES.name: _writer(work, tally)}
+    written = work.store.commit(work.run.name, work.slice_key, responses, about, before_commit=check_lease)
     work.ledger.forget(p.call_id for p in work.planned)
     return tally.outcomes, tally.empty, written[RESPONSES.name].sha256
 

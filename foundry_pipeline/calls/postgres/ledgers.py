@@ -1,0 +1,109 @@
+"""Ledgers, leases and rates in one PostgreSQL database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from foundry_pipeline.calls.endpoint_state import SharedState, endpoint_key
+from foundry_pipeline.calls.lease import Lease
+from foundry_pipeline.calls.ledger import Ledger
+from foundry_pipeline.calls.ledger_tables import ATTEMPTS, CALLS, Scope
+from foundry_pipeline.calls.pending import Pending, pending_slices
+from foundry_pipeline.calls.postgres.endpoint_row import EndpointRow
+from foundry_pipeline.calls.postgres.leases import Leases, RowLease
+from foundry_pipeline.calls.postgres.server import Server
+from foundry_pipeline.config.ledger_source import LedgerDatabase
+
+T = TypeVar("T")
+OPENING_S = 5.0
+"""At the start somebody waits to be told that the address is wrong; nothing is at stake yet."""
+
+
+class PostgresLedgers:
+    """`ledgers.Ledgers` in a database that any number of machines share."""
+
+    def __init__(self, place: LedgerDatabase) -> None:
+        self._server = Server(place)
+        self._leases = Leases(self._server)
+        self._states: list[EndpointRow] = []
+
+    def __str__(self) -> str:
+        return str(self._server)
+
+    def open(self) -> None:
+        """Make the tables that are missing."""
+        self._server.make_tables(OPENING_S)
+
+    def lease(self, run: str, slice_key: str) -> RowLease:
+        """See Ledgers."""
+        return self._leases.take(run, slice_key)
+
+    def ledger(self, run: str, slice_key: str, lease: Lease) -> Ledger:
+        """See Ledgers."""
+        assert isinstance(lease, RowLease)
+        return Ledger(SliceRows(self._server, Scope(run, slice_key), lease))
+
+    def endpoint(self, url: str) -> SharedState:
+        """See Ledgers."""
+        self._states.append(EndpointRow(self._server, endpoint_key(url)))
+        return self._states[-1]
+
+    def pending(self) -> Sequence[Pending]:
+        """See Ledgers."""
+        found, holders = self._server.run(lambda c: (pending_slices(c), self._leases.holders(c)))
+        by_key = {(p.run, p.slice_key): p for p in found}
+        empty = {key: Pending(*key) for key in holders}
+        return [replace(p, holder=holders.get(key)) for key, p in sorted({**empty, **by_key}.items())]
+
+    def close(self) -> None:
+        """See Ledgers."""
+        self._server.closing.set()
+        for state in self._states:
+            state.close()
+        self._leases.close()
+        self._server.close()
+
+
+class SliceRows:
+    """A `ledger.Database`: the rows of one slice, written by the holder of its lease alone."""
+
+    def __init__(self, server: Server, scope: Scope, lease: RowLease) -> None:
+        self.scope = scope
+        self._server = server
+        self._lease = lease
+        self._turn = threading.Lock()
+
+    def __str__(self) -> str:
+        return str(self._server)
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        """See Database."""
+        return self._server.run(work)
+
+    def commit(self, work: Callable[[sa.Connection], None]) -> None:
+        """See Database. A commit whose receipt was lost with the connection shows in the lease: it is not repeated."""
+
+        def once(connection: sa.Connection) -> None:
+            if self._lease.admit(connection, number):
+                work(connection)
+
+        with self._turn:
+            number = self._lease.next_commit()
+            self._server.run(once)
+
+    def close(self) -> None:
+        """The connections are the server's: others use them."""
+
+    def remove(self) -> None:
+        """See Database."""
+
+        def delete(connection: sa.Connection) -> None:
+            for table in (CALLS, ATTEMPTS):
+                connection.execute(sa.delete(table).where(self.scope.of(table)))
+
+        self.commit(delete)

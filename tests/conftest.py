@@ -1,0 +1,42 @@
+"""Fixtures of several test modules: PostgreSQL, and where ledgers are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import REQUIRED, Cluster, cluster
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """One cluster for all tests of the session."""
+    try:
+        running = cluster()
+        served = running.__enter__()
+    except FileNotFoundError as err:
+        if os.environ.get(REQUIRED) == "required":
+            raise
+        pytest.skip(f"{err}; apt-get install postgresql brings them")
+    try:
+        yield served
+    finally:
+        running.__exit__(None, None, None)
+
+
+@pytest.fixture
+def database_url(postgres: Cluster) -> str:
+    """A PostgreSQL database of the test's own, as FOUNDRY_LEDGER names it."""
+    return postgres.url(postgres.new_database())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_at(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """FOUNDRY_LEDGER's value, for both kinds of ledger."""
+    if request.param == "sqlite":
+        return str(tmp_path / "ledger")
+    url: str = request.getfixturevalue("database_url")
+    return url
