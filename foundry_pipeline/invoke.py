@@ -137,13 +137,14 @@ class Invoker:
 
     def __enter__(self) -> Invoker:
         """Raises StorageError where the ledger or the warehouse cannot be written: no call is paid for nothing."""
-        self._store.recover()
-        self._store.check_writable()
         try:
+            self._store.recover()
+            self._store.check_writable()
             self._ledgers.open()
             self._state = self._ledgers.endpoint(self._run.model.inference_endpoint)
         except BaseException:
             self._ledgers.close()
+            self._loop.close()
             raise
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()

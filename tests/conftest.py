@@ -29,8 +29,8 @@ def postgres() -> Iterator[Cluster]:
 
 @pytest.fixture
 def database_url(postgres: Cluster) -> str:
-    """A PostgreSQL database of the test's own, as FOUNDRY_LEDGER names it."""
-    return postgres.url(postgres.new_database())
+    """An empty PostgreSQL database, as FOUNDRY_LEDGER names it."""
+    return postgres.url(postgres.empty_database())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

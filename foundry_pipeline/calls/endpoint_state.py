@@ -53,8 +53,9 @@ class EndpointState(NamedTuple):
 RECOVERY_PER_S = 0.01
 MOST_AHEAD_S = 2 * 3600.0
 """No hold or back-off reaches further into the future. Slots may, at a very slow rate."""
-MOST_BOOKED = 256
-"""Every process books a few slots ahead. More than this many are left over from a slower rate that no longer holds."""
+MOST_BOOKED, MOST_BOOKED_S = 256, 5.0
+"""Every process books a few slots ahead. More than so many, and further ahead than that, are left over from a slower
+rate that no longer holds."""
 Change = Callable[[EndpointState, float], tuple[EndpointState, R]]
 """(state, now) -> (the state from now on, a result). It leaves `next_free` alone: that is what booking is for."""
 
@@ -71,7 +72,8 @@ class Spacing:
     def take(self, state: EndpointState, now: float) -> tuple[EndpointState, float]:
         """Book the next free send time. `postgres/endpoint_row.py` says the same in SQL."""
         interval_s = self.interval_s / state.pace_at(now)
-        next_free = min(state.next_free, max(now, state.hold_until) + MOST_BOOKED * interval_s)
+        booked_s = max(MOST_BOOKED * interval_s, MOST_BOOKED_S)
+        next_free = min(state.next_free, max(now, state.hold_until) + booked_s)
         due = next_free if next_free >= now - self.late_s else now - self.burst_s
         slot = max(due, state.hold_until)
         return state._replace(next_free=slot + interval_s), slot

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 
 import pg8000.native
 
-from foundry_pipeline.calls.endpoint_state import MOST_BOOKED, RECOVERY_PER_S, Change, EndpointState, Spacing
+from foundry_pipeline.calls.endpoint_state import (
+    MOST_BOOKED,
+    MOST_BOOKED_S,
+    RECOVERY_PER_S,
+    Change,
+    EndpointState,
+    Spacing,
+)
 from foundry_pipeline.calls.postgres.server import ERRORS, SCHEMA, Server
 
 R = TypeVar("R")
@@ -58,7 +65,9 @@ FROM (
     s.now + cast(:trip AS float8) - cast(:late AS float8)
   ) AS slot
   FROM (
-    SELECT t.*, least(t.next_free, greatest(t.now, t.hold_until) + {MOST_BOOKED} * t.spacing) AS free
+    SELECT t.*, least(
+      t.next_free, greatest(t.now, t.hold_until) + greatest({MOST_BOOKED} * t.spacing, {MOST_BOOKED_S})
+    ) AS free
     FROM (
       SELECT r.*, n.now, cast(:interval AS float8)
         / least(1.0, r.pace + greatest(0.0, n.now - r.pace_changed) * {RECOVERY_PER_S}) AS spacing

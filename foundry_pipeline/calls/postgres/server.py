@@ -30,7 +30,7 @@ MOST_CONNECTIONS = 3
 """For ledgers, leases and the reading of them; the rate has one more."""
 CONNECT_S = 10.0
 ANSWER_S = 20.0
-"""A statement that is not answered by then was sent over a dead connection."""
+"""A statement that is not answered by then was sent over a dead connection. Sooner, where patience ends sooner."""
 LONGEST_PAUSE_S = 2.0
 ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, pg8000.native.Error, OSError)
 """What a statement may raise that is no bug of ours."""
@@ -206,20 +206,21 @@ def _may_pass(err: Exception) -> bool:
 
 
 def _open_socket(place: LedgerDatabase) -> socket.socket:
+    limit_s = min(CONNECT_S, max(1.0, place.patience_s))
     if place.host.startswith("/"):
         sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.settimeout(CONNECT_S)
+            sock.settimeout(limit_s)
             sock.connect(f"{place.host}/.s.PGSQL.{place.port}")
         except OSError:
             sock.close()
             raise
     else:
-        sock = socket.create_connection((place.host, place.port), CONNECT_S)
+        sock = socket.create_connection((place.host, place.port), limit_s)
         # The driver writes a statement in pieces; without this each waits 40 ms for the other side's receipt.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.settimeout(ANSWER_S)
+    sock.settimeout(min(ANSWER_S, max(1.0, place.patience_s)))
     return sock
 
 
