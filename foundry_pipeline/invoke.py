@@ -27,7 +27,14 @@ from foundry_pipeline.calls.lease import Lease
 from foundry_pipeline.calls.ledger import Answer
 from foundry_pipeline.calls.ledgers import ledgers_at
 from foundry_pipeline.calls.rate import Rate
-from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
+from foundry_pipeline.calls.slice_work import (
+    CallOptions,
+    SliceWork,
+    commit_slice,
+    outcome_counts,
+    plan_slice,
+    too_many_failed,
+)
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.config.secrets import auth_headers, scrubber
 from foundry_pipeline.data_rows import DataRow
@@ -362,7 +369,7 @@ class Invoker:
             work.ledger.close()
             raise unexpected[0]
         report = _report(work, tasks, settled, time.monotonic() - began)
-        failure = str(errors[0]) if errors else self._too_many_failed(work, settled)
+        failure = str(errors[0]) if errors else too_many_failed(work, settled)
         if failure is not None:
             work.ledger.close()
             return replace(report, failure=f"{failure} ({_kept(work, settled)})")
@@ -383,18 +390,6 @@ class Invoker:
             rejected_by_model=outcomes["rejected_by_model"],
             not_sent=outcomes["not_sent"],
             data_version=sha256,
-        )
-
-    def _too_many_failed(self, work: SliceWork, settled: Mapping[str, Answer]) -> str | None:
-        outcomes, errors = outcome_counts(work, settled)
-        allowed = self._run.max_failed_share
-        share = outcomes["failed"] / len(work.planned) if work.planned else 0.0
-        if share <= allowed:
-            return None
-        codes = ", ".join(f"{code}: {count}" for code, count in errors.most_common(5))
-        return (
-            f"{outcomes['failed']} of {len(work.planned)} rows failed ({share:.1%}, max_failed_share is "
-            f"{allowed:.1%}): {codes}; the slice's older tables stay, run again to ask only those rows"
         )
 
     async def _body_of(self, row: DataRow) -> bytes:

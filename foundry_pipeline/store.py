@@ -163,6 +163,17 @@ class Store:
             self._publish(intent)
         self._drop_dead_staging()
 
+    def unfinished(self) -> list[tuple[str, str]]:
+        """(run or dataset, slice) of the commits that `recover` would finish."""
+        if not self.local:
+            return []
+        found = []
+        for intent in sorted(Path(self.root, RECORDS).glob("*.intent")):
+            with contextlib.suppress(FileNotFoundError):
+                body = json.loads(intent.read_text())
+                found.append((body["owner"], body["slice"]))
+        return found
+
     def write_file(self, name: str, content: bytes) -> Written:
         """Write `content` under `name` (relative to the root), whole or not at all."""
         path = f"{self._base}/{name}"

@@ -465,8 +465,8 @@ def test_a_lost_connection_costs_the_rate_a_moment(postgres: Cluster, proxy: Pro
 def test_a_clock_of_the_server_that_was_put_back_does_not_hold_anybody(postgres: Cluster) -> None:
     with opened(postgres.url(postgres.empty_database())) as ledgers:
         ledgers.endpoint(ENDPOINT)
-        day = "extract(epoch FROM now()) + 86400"
-        postgres.sql("postgres", f"UPDATE foundry_ledger.endpoints SET hold_until = {day}, next_free = {day}")
+        held = "hold_until = extract(epoch FROM now()) + 86400"
+        postgres.sql("postgres", f"UPDATE foundry_ledger.endpoints SET {held}")
         asyncio.run(asyncio.wait_for(Rate(ledgers.endpoint(ENDPOINT), 100).acquire(), 30))
 
 

@@ -12,6 +12,7 @@ from foundry_pipeline.calls.file_systems import file_system_type, refuse_shared
 from foundry_pipeline.calls.lease import FileLease, Lease, file_lease_holder, make_private_folder
 from foundry_pipeline.calls.ledger import Ledger
 from foundry_pipeline.calls.pending import Pending, pending_slices
+from foundry_pipeline.calls.salvage import Salvage, is_damaged, salvage
 from foundry_pipeline.calls.sqlite import SqliteFile, files_of
 from foundry_pipeline.config.ledger_source import VARIABLE, LedgerFolder, ledger_place
 from foundry_pipeline.errors import ConfigError, Problem, StorageError
@@ -28,14 +29,17 @@ class Ledgers(Protocol):
     def lease(self, run: str, slice_key: str) -> Lease:
         """Take the lease of a slice now. Raises SliceBusy naming its holder."""
 
-    def ledger(self, run: str, slice_key: str, lease: Lease) -> Ledger:
-        """Open the slice's ledger; `lease` is the slice's."""
+    def ledger(self, run: str, slice_key: str, lease: Lease | None) -> Ledger:
+        """Open the slice's ledger under its lease; without one, only to read what is there."""
 
     def endpoint(self, url: str) -> SharedState:
         """What all processes share about this endpoint."""
 
     def pending(self) -> Sequence[Pending]:
         """Every slice with something in its ledger, or somebody at work on it, by run and slice."""
+
+    def repair(self, run: str, slice_key: str) -> Salvage | None:
+        """Replace a ledger that cannot be read by what can be; None where nothing is wrong. Needs the slice's lease."""
 
     def close(self) -> None:
         """Give everything back; to be called when leases and ledgers are."""
@@ -74,7 +78,7 @@ class LedgerFiles:
         """See Ledgers."""
         return FileLease(self.path(run, slice_key, ".lock"), run)
 
-    def ledger(self, run: str, slice_key: str, lease: Lease) -> Ledger:  # noqa: ARG002, a lock cannot run out
+    def ledger(self, run: str, slice_key: str, lease: Lease | None) -> Ledger:  # noqa: ARG002, a lock cannot run out
         """See Ledgers."""
         return Ledger(SqliteFile(self.path(run, slice_key)))
 
@@ -89,7 +93,13 @@ class LedgerFiles:
     def pending(self) -> Sequence[Pending]:
         """See Ledgers. A ledger that cannot be read is listed with its damage."""
         names = {(path.parent.name, path.stem) for path in self.folder.glob("*/*") if path.suffix in _LISTED}
-        return [self._pending(run, slice_key) for run, slice_key in sorted(names)]
+        found = [self._pending(run, slice_key) for run, slice_key in sorted(names)]
+        return [p for p in found if p.holder is not None or self.path(p.run, p.slice_key).exists()]
+
+    def repair(self, run: str, slice_key: str) -> Salvage | None:
+        """See Ledgers."""
+        path = self.path(run, slice_key)
+        return salvage(path) if path.exists() and is_damaged(path) else None
 
     def close(self) -> None:
         """See Ledgers."""

@@ -188,6 +188,20 @@ def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Coun
     return outcomes, errors
 
 
+def too_many_failed(work: SliceWork, settled: Mapping[str, Answer]) -> str | None:
+    """Why the slice may not be committed, for people; None where few enough rows have failed."""
+    outcomes, errors = outcome_counts(work, settled)
+    allowed = work.run.max_failed_share
+    share = outcomes["failed"] / len(work.planned) if work.planned else 0.0
+    if share <= allowed:
+        return None
+    codes = ", ".join(f"{code}: {count}" for code, count in errors.most_common(5))
+    return (
+        f"{outcomes['failed']} of {len(work.planned)} rows failed ({share:.1%}, max_failed_share is "
+        f"{allowed:.1%}){codes and f': {codes}'}; the slice's older tables stay, run again to ask only those rows"
+    )
+
+
 def commit_slice(
     work: SliceWork, about: Mapping[str, object], check_lease: Callable[[], None]
 ) -> tuple[Counter[str], int, str]:

@@ -17,6 +17,7 @@ from foundry_pipeline.calls.pending import Pending, pending_slices
 from foundry_pipeline.calls.postgres.endpoint_row import EndpointRow
 from foundry_pipeline.calls.postgres.leases import Leases, RowLease
 from foundry_pipeline.calls.postgres.server import Server
+from foundry_pipeline.calls.salvage import Salvage
 from foundry_pipeline.config.ledger_source import LedgerDatabase
 
 T = TypeVar("T")
@@ -43,9 +44,9 @@ class PostgresLedgers:
         """See Ledgers."""
         return self._leases.take(run, slice_key)
 
-    def ledger(self, run: str, slice_key: str, lease: Lease) -> Ledger:
+    def ledger(self, run: str, slice_key: str, lease: Lease | None) -> Ledger:
         """See Ledgers."""
-        assert isinstance(lease, RowLease)
+        assert lease is None or isinstance(lease, RowLease)
         return Ledger(SliceRows(self._server, Scope(run, slice_key), lease))
 
     def endpoint(self, url: str) -> SharedState:
@@ -55,10 +56,15 @@ class PostgresLedgers:
 
     def pending(self) -> Sequence[Pending]:
         """See Ledgers."""
+        self.open()
         found, holders = self._server.run(lambda c: (pending_slices(c), self._leases.holders(c)))
         by_key = {(p.run, p.slice_key): p for p in found}
         empty = {key: Pending(*key) for key in holders}
         return [replace(p, holder=holders.get(key)) for key, p in sorted({**empty, **by_key}.items())]
+
+    def repair(self, run: str, slice_key: str) -> Salvage | None:  # noqa: ARG002
+        """See Ledgers: the server's files are the server's."""
+        return None
 
     def close(self) -> None:
         """See Ledgers."""
@@ -72,7 +78,7 @@ class PostgresLedgers:
 class SliceRows:
     """A `ledger.Database`: the rows of one slice, written by the holder of its lease alone."""
 
-    def __init__(self, server: Server, scope: Scope, lease: RowLease) -> None:
+    def __init__(self, server: Server, scope: Scope, lease: RowLease | None) -> None:
         self.scope = scope
         self._server = server
         self._lease = lease
@@ -88,12 +94,15 @@ class SliceRows:
     def commit(self, work: Callable[[sa.Connection], None]) -> None:
         """See Database. A commit whose receipt was lost with the connection shows in the lease: it is not repeated."""
 
+        lease = self._lease
+        assert lease is not None, "a ledger without a lease is for reading"
+
         def once(connection: sa.Connection) -> None:
-            if self._lease.admit(connection, number):
+            if lease.admit(connection, number):
                 work(connection)
 
         with self._turn:
-            number = self._lease.next_commit()
+            number = lease.next_commit()
             self._server.run(once)
 
     def close(self) -> None:
