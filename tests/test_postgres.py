@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -35,6 +36,7 @@ from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.config.ledger_source import LedgerDatabase, ledger_place, shown_ledger
 from foundry_pipeline.errors import ConfigError, SliceBusy, StorageError
 from tests.fake_model import FakeModel, Reply, windows
+from tests.home_folder import mood_of, write_mood_home
 from tests.invoking import Bench
 from tests.postgres import PASSWORD, QUOTED, Cluster, Proxy
 
@@ -507,6 +509,42 @@ def test_the_password_is_in_no_message_log_repr_or_traceback(
     assert sound.one().failure is None
     stored = postgres.sql("postgres", "SELECT * FROM foundry_ledger.calls")
     assert "s3cr3t" not in str(stored) + caplog.text
+
+
+def materialize(home: Path, ledger: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("FOUNDRY_", "DAGSTER_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "assets", "materialize", "--home", str(home), "--workers", "2"],
+        cwd=CHECKOUT,
+        env={**environ, "FOUNDRY_LEDGER": ledger},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+
+
+def test_dagster_works_on_it_in_several_processes_and_stores_no_password(tmp_path: Path, postgres: Cluster) -> None:
+    url = postgres.url(postgres.empty_database())
+    with FakeModel(mood_of) as model:
+        home = write_mood_home(tmp_path / "home", model.url, ["fine", "bad", "good", "well", "so so"])
+        refused = materialize(home, url.replace(QUOTED, "wr0ng-canary"))
+        assert refused.returncode != 0
+        assert "password authentication failed" in refused.stdout + refused.stderr
+        assert model.requests == []
+        done = materialize(home, url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(model.requests) == 5
+    assert list((home / "warehouse/responses/run=notes_mood").glob("*.parquet"))
+    assert not (home / "ledger").exists()
+    texts = [refused.stdout, refused.stderr, done.stdout, done.stderr]
+    files = [file.read_bytes() for file in home.rglob("*") if file.is_file()]
+    assert len(files) > 20
+    for secret in ("s3cr3t", QUOTED, "wr0ng-canary"):
+        assert not any(secret in text for text in texts)
+        assert not any(secret.encode() in content for content in files)
+    kept = str(postgres.sql("postgres", "SELECT * FROM foundry_ledger.calls") + postgres.sql("postgres", "SHOW ALL"))
+    assert "s3cr3t" not in kept
 
 
 @pytest.mark.parametrize(
