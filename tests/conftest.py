@@ -8,23 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import REQUIRED, Cluster, cluster
+from tests.postgres import ABSENT, REQUIRED, Cluster, binaries
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     """One cluster for all tests of the session."""
-    try:
-        running = cluster()
-        served = running.__enter__()
-    except FileNotFoundError as err:
-        if os.environ.get(REQUIRED) == "required":
-            raise
-        pytest.skip(f"{err}; apt-get install postgresql brings them")
-    try:
-        yield served
-    finally:
-        running.__exit__(None, None, None)
+    found = binaries()
+    if found is None and os.environ.get(REQUIRED) != "required":
+        pytest.skip(ABSENT)
+    assert found is not None, ABSENT
+    with Cluster(found) as running:
+        yield running
 
 
 @pytest.fixture

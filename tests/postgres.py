@@ -16,7 +16,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +23,7 @@ import pg8000.native
 
 REQUIRED = "FOUNDRY_TEST_POSTGRES"
 """Set to `required`, a missing PostgreSQL is a failure and no reason to skip."""
+ABSENT = "PostgreSQL's binaries are neither under /usr/lib/postgresql nor in PATH: apt-get install postgresql"
 USER, PASSWORD = "foundry", "s3cr3t/p@ss word"
 QUOTED = "s3cr3t%2Fp%40ss%20word"
 
@@ -128,9 +128,9 @@ class Cluster:
 class Proxy:
     """Sits between a client and a server on 127.0.0.1; the test says when it loses what."""
 
-    def __init__(self, port: int, delay_s: float = 0.0) -> None:
+    def __init__(self, port: int) -> None:
         self._target = port
-        self._delay_s = delay_s
+        self.round_trip_s = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -189,8 +189,7 @@ class Proxy:
         is_commit = False
         with contextlib.suppress(OSError):
             while piece := source.recv(1 << 16):
-                if self._delay_s:
-                    time.sleep(self._delay_s / 2)
+                time.sleep(self.round_trip_s / 2)
                 if asks and b"P\x00" in piece:
                     is_commit = b"commit\x00" in piece
                 if is_commit and self.commits_to_lose and _EXECUTE in piece:
@@ -207,13 +206,3 @@ class Proxy:
 
 _EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 """The message that runs what was parsed."""
-
-
-@contextlib.contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A running cluster. Raises FileNotFoundError where PostgreSQL is not installed."""
-    found = binaries()
-    if found is None:
-        raise FileNotFoundError("PostgreSQL's binaries are neither under /usr/lib/postgresql nor in PATH")
-    with Cluster(found) as running:
-        yield running

@@ -128,7 +128,7 @@ def test_a_damaged_state_file_starts_anew(content: bytes) -> None:
         path = Path(folder, "rate")
         path.write_bytes(content)
         state = StateFile(path, lambda: 50.0, "boot")
-        assert state.seen() == EndpointState()
+        assert state.peek() == EndpointState()
         state.close()
 
 

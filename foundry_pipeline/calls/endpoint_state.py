@@ -88,7 +88,7 @@ class SharedState(Protocol):
     def now(self) -> float:
         """Seconds on the clock that the state's times are on."""
 
-    def seen(self) -> EndpointState:
+    def peek(self) -> EndpointState:
         """The state as this process last saw it."""
 
     @property
@@ -124,13 +124,13 @@ class _AtHand:
 
     look_ahead_s = 0.0
 
-    def seen(self) -> EndpointState:
+    def peek(self) -> EndpointState:
         """See SharedState."""
         return self._change(lambda state, _: (state, state))
 
     async def look(self) -> EndpointState:
         """See SharedState."""
-        return self.seen()
+        return self.peek()
 
     async def book(self, spacing: Spacing, wanted: int) -> Sequence[float]:  # noqa: ARG002, one is enough
         """One slot, so that shares of processes are equal and a killed one wastes one."""

@@ -184,7 +184,8 @@ def _upserts(dialect: str) -> _Upserts:
     """The two statements that most rows are written by.
 
     RETURNING, whose result nobody reads, makes SQLAlchemy send a group as one statement to PostgreSQL; without it a
-    group of 256 is 768 round trips.
+    group of 256 is 768 round trips. (`use_insertmanyvalues_wo_returning` would say so, but is not heeded beside ON
+    CONFLICT.)
     """
     if dialect == "postgresql":
         made = _upserts_by(postgresql.insert)

@@ -101,6 +101,6 @@ class Rate:
 
     def view(self) -> RateView:
         """What the endpoint allows now."""
-        state, now = self._shared.seen(), self._shared.now()
+        state, now = self._shared.peek(), self._shared.now()
         pace = state.pace_at(now)
         return RateView(self._per_s * pace, pace, max(0.0, state.hold_until - now))

@@ -81,6 +81,9 @@ RETURNING b.slot, b.spacing, {_SEEN.format(row="e")}
 """
 
 
+BOOK = booking()
+
+
 class EndpointRow:
     """A `SharedState` in PostgreSQL."""
 
@@ -106,7 +109,7 @@ class EndpointRow:
         """The server's clock, as well as this process knows it: never ahead by more than a round trip."""
         return time.monotonic() + (self._ahead_s or 0.0)
 
-    def seen(self) -> EndpointState:
+    def peek(self) -> EndpointState:
         """See SharedState."""
         return self._state
 
@@ -159,7 +162,7 @@ class EndpointRow:
         interval_s = spacing.interval_s / self._state.pace_at(self.now())
         most = max(1, min(wanted, int(BOOKED_AHEAD_S / interval_s)))
         values = {"count": most, "interval": spacing.interval_s, "late": spacing.late_s, "burst": spacing.burst_s}
-        while not (rows := self._run(booking(), trip=min(self._trip_s, LONGEST_TRIP_S), **values)):
+        while not (rows := self._run(BOOK, trip=min(self._trip_s, LONGEST_TRIP_S), **values)):
             self._run(MAKE)
         slot, apart_s, *seen = rows[0]
         self._see(seen)

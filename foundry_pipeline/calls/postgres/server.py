@@ -21,8 +21,8 @@ import sqlalchemy as sa
 
 from foundry_pipeline.calls import ledger_tables
 from foundry_pipeline.calls.postgres import tables
-from foundry_pipeline.config.ledger_source import LedgerDatabase
-from foundry_pipeline.errors import StorageError
+from foundry_pipeline.config.ledger_source import VARIABLE, LedgerDatabase
+from foundry_pipeline.errors import ConfigError, Problem, StorageError
 
 T = TypeVar("T")
 SCHEMA = "foundry_ledger"
@@ -47,7 +47,9 @@ class Server:
     """Connections to the database of `place`. Threads may share it."""
 
     def __init__(self, place: LedgerDatabase) -> None:
+        """Raises ConfigError where the file of `sslrootcert` cannot be read."""
         self._place = place
+        self._tls = _tls(place)
         self._closing = threading.Event()
         self._engine = sa.create_engine(
             "postgresql+pg8000://",
@@ -130,7 +132,7 @@ class Server:
                 host=place.host,
                 password=place.password.reveal() if place.password else "",
                 sock=sock,
-                ssl_context=_tls(place),
+                ssl_context=self._tls,
                 application_name="foundry-pipeline",
             )
         except BaseException:
@@ -168,8 +170,8 @@ class Patience:
         self._deadline = self._deadline or now + self._seconds
         if now >= self._deadline or self._closing.is_set():
             raise StorageError(
-                f"ledger {self._server}: lost for {self._seconds:g} s: {cause(err)}; nothing more is sent, what it "
-                "holds is kept, run again to go on"
+                f"ledger {self._server}: no connection for {self._seconds:g} s: {cause(err)}; nothing more is sent, "
+                "what it holds is kept, run again to go on"
             ) from None
         # Jitter: a fleet whose server comes back must not come back as one.
         self._closing.wait(min(self._pause_s * random.uniform(0.5, 1.5), self._deadline - now))  # noqa: S311
@@ -232,6 +234,9 @@ def _tls(place: LedgerDatabase) -> ssl.SSLContext | bool | None:
         return None
     if place.tls == "require" and place.tls_roots is None:
         return True
-    context = ssl.create_default_context(cafile=place.tls_roots)
+    try:
+        context = ssl.create_default_context(cafile=place.tls_roots)
+    except OSError as err:
+        raise ConfigError([Problem(VARIABLE, f"sslrootcert: {place.tls_roots}: {err.strerror or err}")]) from err
     context.check_hostname = place.tls == "verify-full"
     return context
