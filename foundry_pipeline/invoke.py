@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import ssl
 import threading
 import time
@@ -27,11 +28,12 @@ from foundry_pipeline.calls.ledger import Answer, Lease
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
 from foundry_pipeline.calls.stop import Stop
-from foundry_pipeline.config.secrets import auth_headers, scrubber
+from foundry_pipeline.config.secrets import auth_headers, scrubber, secret_names
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
 from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, SliceBusy, StorageError
 from foundry_pipeline.home import Run, Settings
+from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rows.content import ContentReader
 from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
@@ -111,10 +113,11 @@ class Invoker:
         ledger: str,
         environ: Mapping[str, str],
         transport: TransportFactory | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         """`ledger` is a folder; `environ` is where the secret is looked up at the moment of sending; `transport` makes
-        each connection's transport (httpx's own by default). Raises ConfigError for what this version cannot do, and
-        for a secret that is not there."""
+        each connection's transport (httpx's own by default); `jitter` gives 0 to 1, for back-offs. Raises ConfigError
+        for what this version cannot do, and for a secret that is not there."""
         _check_supported(run, ledger)
         self._run = run
         self._store = store
@@ -125,6 +128,7 @@ class Invoker:
         self._scrub = scrubber(run.model, environ)
         auth_headers(run.model, environ, settings)
         self._transport = transport
+        self._jitter = jitter
         self._requests = FoundryRequests(run)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {run.name}", daemon=True)
@@ -205,7 +209,7 @@ class Invoker:
         self._reader = ContentReader(self._home_root, self._settings, encoding=self._run.dataset.encoding)
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
-        self._breaker = Breaker(self._state)
+        self._breaker = Breaker(self._state, self._jitter)
         tls = await asyncio.to_thread(ssl.create_default_context)
         await warm_up()
         self._caller = Caller(
@@ -223,6 +227,7 @@ class Invoker:
             ),
             credentials=lambda: auth_headers(self._run.model, self._environ, self._settings),
             scrub=self._scrub,
+            jitter=self._jitter,
         )
 
     async def _shut(self) -> None:
@@ -441,7 +446,20 @@ def _rules(run: Run, settings: Settings) -> CallRules:
         endpoint_patience_s=settings.endpoint_patience_s,
         preflight_patience_s=settings.preflight_patience_s,
         refused_patience_s=min(REFUSED_PATIENCE_S, settings.preflight_patience_s),
+        advice=_advice(model),
     )
+
+
+def _advice(model: Manifest) -> dict[str, str]:
+    """Code of a stop -> what a person can do about it."""
+    secret = f"{model.file} names no secret"
+    if model.secret is not None:
+        secret = f"the secret came from {', '.join(secret_names(model)) or model.file}"
+    return {
+        "auth": secret,
+        "connection": f"check inference_endpoint in {model.file}",
+        "tls": "where the certificate is of an authority of your own, name its bundle in SSL_CERT_FILE",
+    }
 
 
 def _report(work: SliceWork, tasks: Sequence[Task], settled: Mapping[str, Answer], seconds: float) -> SliceReport:
@@ -491,4 +509,4 @@ def _kept(work: SliceWork, settled: Mapping[str, Answer]) -> str:
 
 
 def _waiting_note(waiting_for: str) -> str:
-    return f"waiting for the endpoint: {waiting_for}" if waiting_for else ""
+    return f"waiting for the endpoint {waiting_for}" if waiting_for else ""

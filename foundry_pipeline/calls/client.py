@@ -36,13 +36,13 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 class Broken(Enum):
     """Why no whole response came, by who is to blame."""
 
-    UNREACHABLE = "the endpoint's fault: refused, not resolved, connect timed out"
+    UNREACHABLE = "the endpoint's fault: refused, connect timed out"
     CUT = "reset, cut or illegal: the request may have been processed"
-    STALE = "a kept-alive connection that had been closed: nothing was processed"
+    CLOSED = "closed before the status line: mostly a kept-alive connection that had just been closed"
     TIMEOUT = "no whole response before the deadline"
     TOO_LARGE = "the body passed the size limit"
     ENCODING = "a content-encoding that is not understood"
-    TLS = "the certificate or handshake was refused"
+    TLS = "the certificate is not trusted, or the other side does not speak our TLS"
     NO_HOST = "the host's name does not resolve"
 
 
@@ -99,10 +99,10 @@ class ModelClient:
         self._url = httpx.URL(url)
         self._timeout_s = timeout_s
         self._max_bytes = max_reply_bytes
-        self._fresh = True
+        self._transport = transport or _one_connection(tls)
         self._client = httpx.AsyncClient(
-            transport=transport or _one_connection(tls),
-            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s), pool=30),
+            transport=self._transport,
+            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s / 2), pool=30),
             follow_redirects=False,
             trust_env=False,
         )
@@ -120,9 +120,11 @@ class ModelClient:
                         partial.append(chunk)  # noqa: PERF401  # what has come must survive an exception
                 finally:
                     await response.aclose()
+                if _has_more_bytes(self._transport):
+                    await self._transport.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ssl.SSLError, _RefusedBodyError) as err:
-            return self._fault(err, _ms_since(began), b"".join(partial)[:65536])
-        self._fresh = False
+            broken, message = _explain(err, self._url, self._max_bytes, self._timeout_s)
+            return Fault(broken, message, _ms_since(began), b"".join(partial)[:65536])
         headers_seen = {name.lower(): value for name, value in response.headers.items()}
         return Response(response.status_code, headers_seen, b"".join(partial), _ms_since(began))
 
@@ -134,13 +136,6 @@ class ModelClient:
             "POST", url, headers={**_HEADERS, **headers}, content=body, extensions={"timeout": timeout}
         )
 
-    def _fault(self, err: Exception, latency_ms: float, partial: bytes) -> Fault:
-        broken, message = _explain(err, self._max_bytes, self._timeout_s)
-        if isinstance(err, httpx.RemoteProtocolError) and not self._fresh and not partial:
-            broken = Broken.STALE
-        self._fresh = True
-        return Fault(broken, message, latency_ms, partial)
-
     async def close(self) -> None:
         """Give the connection back."""
         await self._client.aclose()
@@ -149,6 +144,17 @@ class ModelClient:
 def _one_connection(tls: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30)
     return httpx.AsyncHTTPTransport(verify=tls, limits=limits, trust_env=False)
+
+
+def _has_more_bytes(transport: httpx.AsyncBaseTransport) -> bool:
+    """Whether bytes stand behind the response just read: httpcore would take them for the next request's answer.
+
+    Nothing public tells, so this reads httpcore's own state, as pinned in pyproject.toml; a test holds that it works.
+    """
+    if not isinstance(transport, httpx.AsyncHTTPTransport):
+        return False
+    http11 = (getattr(connection, "_connection", None) for connection in transport._pool.connections)
+    return any(open_one is not None and open_one._h11_state.trailing_data[0] for open_one in http11)
 
 
 async def _plain_chunks(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
@@ -179,9 +185,12 @@ class _Inflater:
         if self._inflate is None:
             return raw
         try:
-            return self._inflate.decompress(raw, room)
+            chunk = self._inflate.decompress(raw, room)
         except zlib.error as err:
-            raise _BadEncodingError(f"{self._encoding}, damaged") from err
+            raise _BadEncodingError(f"{self._encoding}, damaged,") from err
+        if self._inflate.unused_data:
+            raise _BadEncodingError(f"{self._encoding} with more behind its end")
+        return chunk
 
     def check_whole(self) -> None:
         """httpx takes a compressed body that was cut short for a whole one."""
@@ -189,29 +198,46 @@ class _Inflater:
             raise httpx.RemoteProtocolError("the compressed body was cut short")
 
 
-def _explain(err: Exception, max_bytes: int, timeout_s: float) -> tuple[Broken, str]:
+def _explain(err: Exception, url: httpx.URL, max_bytes: int, timeout_s: float) -> tuple[Broken, str]:
     if isinstance(err, _TooLargeError):
         return Broken.TOO_LARGE, f"answer over {max_bytes:,} bytes"
     if isinstance(err, _BadEncodingError):
         return Broken.ENCODING, f"content-encoding {err} is not accepted"
+    if isinstance(err, httpx.ConnectTimeout):
+        return Broken.UNREACHABLE, f"{_place(url)} does not accept the connection in time"
     if isinstance(err, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
         return Broken.TIMEOUT, f"no whole answer within {timeout_s:g} s"
-    if isinstance(err, httpx.ConnectTimeout):
-        return Broken.UNREACHABLE, "the endpoint does not accept the connection in time"
     if isinstance(err, httpx.ConnectError):
-        return _explain_connect(err)
+        return _explain_connect(err, url)
     if isinstance(err, httpx.InvalidURL | httpx.UnsupportedProtocol):
         return Broken.NO_HOST, "the endpoint's URL cannot be used"
-    return Broken.CUT, f"{type(err).__name__}: {_plain(err)}"
+    if isinstance(err, httpx.RemoteProtocolError):
+        return _explain_protocol(err)
+    return Broken.CUT, f"the connection was cut: {type(err).__name__}: {_plain(err)}"
 
 
-def _explain_connect(err: httpx.ConnectError) -> tuple[Broken, str]:
+def _explain_connect(err: httpx.ConnectError, url: httpx.URL) -> tuple[Broken, str]:
     text = str(err).lower()
+    if url.scheme == "https" and ("eof" in text or "reset" in text or not text):
+        return Broken.CUT, f"{_place(url)} cut the TLS handshake"
     if "certificate" in text or "ssl" in text or "tls" in text:
-        return Broken.TLS, f"TLS: {_plain(err)}"
+        return Broken.TLS, f"TLS to {_place(url)}: {_plain(err)}"
     if any(hint in text for hint in ("name or service", "nodename", "getaddrinfo", "name resolution", "no address")):
-        return Broken.NO_HOST, "the endpoint's host name does not resolve"
-    return Broken.UNREACHABLE, "the endpoint cannot be reached: " + _plain(err)
+        return Broken.NO_HOST, f"the host {url.host} does not resolve"
+    return Broken.UNREACHABLE, f"{_place(url)} cannot be reached: {_plain(err)}"
+
+
+def _explain_protocol(err: httpx.RemoteProtocolError) -> tuple[Broken, str]:
+    text = _plain(err)
+    if "without sending a response" in text:
+        return Broken.CLOSED, "the endpoint closed the connection without an answer"
+    if "peer closed" in text or "cut short" in text:
+        return Broken.CUT, f"the answer was cut: {text}"
+    return Broken.CUT, f"the endpoint does not speak HTTP: {text}"
+
+
+def _place(url: httpx.URL) -> str:
+    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
 
 
 def _plain(err: Exception) -> str:
