@@ -78,7 +78,7 @@ Answer = Callable[[Request], Reply]
 
 
 class FakeModel:
-    """`tls` makes it https; the first `cuts` connections are reset at the client's first byte."""
+    """`tls` makes it https; the first `cuts` connections are closed and reset, in turn, at the client's first bytes."""
 
     def __init__(
         self, answer: Answer | None = None, port: int = 0, tls: ssl.SSLContext | None = None, cuts: int = 0
@@ -118,10 +118,11 @@ class FakeModel:
 
     async def _begin(self) -> None:
         self._socket.setblocking(False)
-        for _ in range(self._cuts):
-            connection, _address = await self._loop.sock_accept(self._socket)
-            await self._loop.sock_recv(connection, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for number in range(self._cuts):
+            connection, _ = await self._loop.sock_accept(self._socket)
+            await self._loop.sock_recv(connection, 65536)
+            if number % 2:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
         await self._listen()
 

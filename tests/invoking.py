@@ -14,7 +14,7 @@ from typing import Any
 
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.home import Dataset, Run
-from foundry_pipeline.invoke import CallOptions, Invoker, SliceReport, TransportFactory
+from foundry_pipeline.invoke import CallOptions, Invoker, Progress, SliceReport, TransportFactory
 from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Option
 from foundry_pipeline.rows.datasets import load_dataset
@@ -95,6 +95,13 @@ class Bench:
         with contextlib.closing(sqlite3.connect(self.root / f"ledger/r/{slice_key}.sqlite")) as ledger:
             found = ledger.execute("SELECT global_key, reply FROM calls WHERE outcome = 'ok'")
             return {global_key: reply.decode() for global_key, reply in found}
+
+    def watched(self) -> tuple[list[str], SliceReport]:
+        """What a person sees while the run waits, and the report of its slice."""
+        seen: list[Progress] = []
+        with self.invoker() as invoker:
+            (report,) = invoker.invoke(["00000"], on_progress=seen.append)
+        return [progress.note for progress in seen if progress.note], report
 
     def stop_when(self, is_time: Callable[[], bool]) -> SliceReport:
         """Run, and stop it once `is_time`, as Ctrl-C would."""

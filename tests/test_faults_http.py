@@ -249,13 +249,15 @@ def test_F031_a_row_that_is_too_large_is_refused_and_never_resized(run: Misbehav
 
 def test_F032_429_retry_after_holds_every_worker(model: FakeModel, tmp_path: Path) -> None:
     def answer(_: Request) -> Reply:
-        return Reply(status=429, headers={"Retry-After": "1"}) if len(model.requests) == 5 else CAT
+        return Reply(status=429, headers={"Retry-After": "2"}) if len(model.requests) == 5 else CAT
 
     model.answer = answer
     bench = Bench(tmp_path, model.url, rows=20)
     bench.model(max_concurrency=1, max_attempts=1)
-    assert bench.one().ok == 20
-    assert model.requests[5].at - model.requests[4].at >= 1.0
+    notes, report = bench.watched()
+    assert report.ok == 20
+    assert model.requests[5].at - model.requests[4].at >= 2.0
+    assert "held by the endpoint for 2 s" in notes
 
 
 @given(

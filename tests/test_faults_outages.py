@@ -170,17 +170,18 @@ def test_F039_after_its_patience_the_run_ends_with_what_it_has() -> None:
     assert any(note.startswith("for ") and note.endswith("502 {}") for note in outcome.notes), "what a person sees"
 
 
-def test_F039_a_row_that_fails_when_the_endpoint_is_down_sends_no_canaries_of_its_own() -> None:
-    """A row whose attempts are spent waits at the breaker like all others, one canary at a time."""
+@pytest.mark.parametrize("seed", range(3))
+def test_F039_rows_whose_attempts_are_spent_send_no_canaries_of_their_own(seed: int) -> None:
+    """They wait at the breaker like all others: each with its own canary, they sent five a second."""
 
     def endpoint(sent: Sent) -> int:
-        if 60 <= sent.at < 3660:
+        if 21 <= sent.at < 1221:
             return down("silent")
-        return 503 if sent.row in (1, 2, 3) else 200
+        return 503 if sent.row < 3 and not sent.is_probe else 200
 
-    outcome = simulate(endpoint, rows=550, max_concurrency=4, **PATIENT)
-    assert outcome.rows("failed") == {1, 2, 3}
-    assert sum(1 for sent in outcome.sent if 60 <= sent.at < 3660) < 250
+    outcome = simulate(endpoint, rows=60, seed=seed, max_concurrency=8, max_attempts=2, **PATIENT)
+    assert outcome.rows("failed") == {0, 1, 2}
+    assert sum(1 for sent in outcome.sent if 21 <= sent.at < 1221) < 100
 
 
 def test_F040_an_endpoint_that_refuses_every_second_request_is_used_at_half_its_rate_and_better() -> None:

@@ -17,7 +17,6 @@ import pytest
 
 from foundry_pipeline.calls.client import Broken, Fault, ModelClient, Response
 from foundry_pipeline.config.settings import Settings
-from foundry_pipeline.invoke import Progress
 from tests.fake_model import FakeModel, Reply, Request
 from tests.invoking import Bench
 from tests.misbehaving import CAT, MOST_ATTEMPTS, Misbehaved, misbehave
@@ -102,14 +101,6 @@ def model() -> Iterator[FakeModel]:
         yield served
 
 
-def notes_of(bench: Bench) -> tuple[list[str], Any]:
-    """What a person sees while the run waits, and the report of its slice."""
-    notes: list[Progress] = []
-    with bench.invoker() as invoker:
-        (report,) = invoker.invoke(["00000"], on_progress=notes.append)
-    return [progress.note for progress in notes if progress.note], report
-
-
 def test_F001_a_host_that_does_not_resolve_stops_before_anything_is_sent(tmp_path: Path) -> None:
     report = Bench(tmp_path, "http://no-such-host.invalid/").one()
     assert str(report.failure).startswith(
@@ -124,7 +115,7 @@ def test_F002_a_name_that_stops_resolving_is_waited_for_and_charges_no_row(model
     bench = Bench(tmp_path, model.url, rows=30)
     bench.model(max_concurrency=2, max_attempts=1)
     bench.transport = lambda: Unreliable(lambda number: error if 10 <= number < 24 else None, sent)
-    notes, report = notes_of(bench)
+    notes, report = bench.watched()
     assert (report.ok, report.failed, report.failure) == (30, 0, None)
     assert any("does not resolve" in note and note.startswith("waiting for the endpoint for ") for note in notes)
 
@@ -146,7 +137,7 @@ def test_F003_an_endpoint_that_goes_away_is_waited_for_and_charges_no_row(model:
     model.answer = answer
     bench = Bench(tmp_path, model.url, rows=30)
     bench.model(max_concurrency=2, max_attempts=1)
-    notes, report = notes_of(bench)
+    notes, report = bench.watched()
     assert (report.ok, report.failure) == (30, None)
     assert any(f"127.0.0.1:{model.port} cannot be reached" in note for note in notes)
 
@@ -163,8 +154,6 @@ def test_F003_an_endpoint_that_never_was_there_ends_the_run_after_a_set_time(tmp
 
 
 def test_F004_a_connection_that_nobody_accepts_ends_at_half_the_deadline_and_is_the_endpoints_fault() -> None:
-    """A listener whose queue is full swallows what comes next; where the kernel does not, a hung loop stands in."""
-
     class Swallows(asyncio.SelectorEventLoop):
         async def sock_connect(self, *_: Any) -> None:
             await asyncio.sleep(60)

@@ -218,7 +218,7 @@ def _explain(err: Exception, url: httpx.URL, max_bytes: int, timeout_s: float) -
 
 def _explain_connect(err: httpx.ConnectError, url: httpx.URL) -> tuple[Broken, str]:
     text = str(err).lower()
-    if url.scheme == "https" and ("eof" in text or "reset" in text or not text):
+    if not text:  # what anyio says of a stream that ends or is reset within the handshake
         return Broken.CUT, f"{_place(url)} cut the TLS handshake"
     if "certificate" in text or "ssl" in text or "tls" in text:
         return Broken.TLS, f"TLS to {_place(url)}: {_plain(err)}"
