@@ -127,6 +127,8 @@ def down(kind: str) -> int:
         raise httpx.ReadTimeout("")
     if kind == "reset":
         raise httpx.ReadError("")
+    if kind == "closed":
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
     return int(kind)
 
 
@@ -143,9 +145,45 @@ def test_F039_two_hours_down_cost_no_healthy_row_and_few_requests(kind: str) -> 
     outcome = simulate(endpoint, rows=350, max_concurrency=2, **PATIENT)
     assert outcome.rows("failed") == poison
     assert outcome.rows("ok") == set(range(350)) - poison
+    assert all(8 <= outcome.ledger.attempts[f"c{row}"] <= 16 for row in poison), "8 charged, others in the outage"
     in_outage = sum(1 for sent in outcome.sent if TWO_HOURS[0] <= sent.at < TWO_HOURS[1])
     assert in_outage < 400, "a canary each half minute or so, and those that were in flight"
     assert outcome.seconds < TWO_HOURS[1] + 400, "it goes on as soon as it can"
+
+
+def test_F008_an_endpoint_that_closes_every_connection_is_down_although_the_first_time_is_not_charged() -> None:
+    """Were the first time of every row no failure at all, each row would be sent once before anybody noticed."""
+    outcome = simulate(lambda sent: down("closed") if 30 <= sent.at < 930 else 200, rows=1000, **PATIENT)
+    assert outcome.rows("ok") == set(range(1000))
+    assert sum(1 for sent in outcome.sent if 30 <= sent.at < 930) < 120
+
+
+@pytest.mark.parametrize("kind", ["500", "reset", "closed", "404", "422"])
+def test_F026_an_endpoint_that_never_answers_costs_few_requests_however_many_rows_there_are(kind: str) -> None:
+    """Until the first answer only a few rows are tried again; the others wait for them."""
+    outcome = simulate(lambda _: down(kind), rows=2000)
+    (said,) = outcome.stopped
+    assert "the first 5 rows" in said or "no model at this URL" in said
+    assert len(outcome.sent) < 200
+    assert outcome.seconds < 120
+
+
+def test_F037_a_poison_row_at_the_very_beginning_holds_up_nobody() -> None:
+    outcome = simulate(lambda sent: 500 if sent.row == 0 else 200, rows=50, max_concurrency=1)
+    assert outcome.rows("ok") == set(range(1, 50))
+    assert outcome.rows("failed") == {0}
+    assert outcome.sent[1].row == 1
+
+
+def test_F037_more_poison_rows_at_the_beginning_than_are_tried_at_once_do_not_keep_the_others_waiting_for_ever() -> (
+    None
+):
+    """Each has a code of its own, or five of them would be the endpoint's."""
+    codes = dict(enumerate((500, 408, 409, 421, 425, 501, 422)))
+    outcome = simulate(lambda sent: codes.get(sent.row, 200), rows=50, max_concurrency=2)
+    assert outcome.rows("ok") == set(range(7, 50))
+    assert outcome.rows("failed") == set(range(6))
+    assert outcome.rows("rejected_by_model") == {6}
 
 
 def test_F039_more_poison_than_healthy_rows_and_an_outage_end_all_the_same() -> None:

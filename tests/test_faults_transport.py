@@ -114,7 +114,7 @@ def test_F002_a_name_that_stops_resolving_is_waited_for_and_charges_no_row(model
     error = httpx.ConnectError("[Errno -3] Temporary failure in name resolution")
     bench = Bench(tmp_path, model.url, rows=30)
     bench.model(max_concurrency=2, max_attempts=1)
-    bench.transport = lambda: Unreliable(lambda number: error if 10 <= number < 24 else None, sent)
+    bench.transport = lambda: Unreliable(lambda number: error if 10 <= number < 22 else None, sent)
     notes, report = bench.watched()
     assert (report.ok, report.failed, report.failure) == (30, 0, None)
     assert any("does not resolve" in note and note.startswith("waiting for the endpoint for ") for note in notes)

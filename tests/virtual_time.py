@@ -1,7 +1,7 @@
 """Hours of calls in a second: the real caller, rate and breaker on an event loop whose clock jumps to what comes next.
 
 `simulate(endpoint, rows=1000)` sends every row to `endpoint`, a function of the request and the time that gives a
-status or raises what httpx raises. Nothing sleeps, nothing listens, and a run that waits for nothing is an error.
+status or raises what httpx raises. Nothing sleeps, nothing listens, and a run that does not end is a TimeoutError.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.data_rows import DataRow
 
 BEGIN_S = 1000.0
+LONGEST_S = 12 * 3600.0
+"""A run that is not over by then never ends."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -163,7 +165,8 @@ async def _simulate(
     notes: list[str] = []
     settled = asyncio.gather(*(task.settled for task in tasks), return_exceptions=True)
     watching = loop.create_task(_watch(caller, notes))
-    answers = await settled
+    async with asyncio.timeout(LONGEST_S):
+        answers = await settled
     watching.cancel()
     seconds = loop.time() - BEGIN_S
     await caller.close()

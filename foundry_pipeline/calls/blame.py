@@ -1,4 +1,4 @@
-"""Whose fault failures are: the row's, or the endpoint's. And verdicts that wait until the endpoint has answered once.
+"""Whose fault failures are: the row's, or the endpoint's. And what waits until the endpoint has answered once.
 
 A failure that may be the row's is charged to it, and taken back when a canary proves an outage. A failure that looks
 like an outage is only suspected, and charged when the endpoint turns out to be fine. So an outage gives up no healthy
@@ -218,3 +218,40 @@ class HeldBack:
     def take(self) -> Iterator[Task]:
         """The tasks whose verdicts are dropped."""
         return (task for task, _ in self.release())
+
+
+class Tried:
+    """Rows of an endpoint that has not answered yet: a few that are tried again, and all others, which wait for them.
+
+    Sending every row to an endpoint that fails would cost as many requests as there are rows, and more, before it is
+    clear that it takes none.
+    """
+
+    def __init__(self) -> None:
+        self._again: set[Task] = set()
+        self._waiting: list[Task] = []
+
+    def add(self, task: Task) -> None:
+        """The task has failed and will be sent again."""
+        self._again.add(task)
+
+    def keeps_back(self, task: Task) -> bool:
+        """True where the task has to wait; it is then kept here."""
+        if len(self._again) < SAME_FAULT_ROWS or task in self._again:
+            return False
+        self._waiting.append(task)
+        return True
+
+    def done(self, task: Task) -> list[Task]:
+        """The task is not sent again. Gives the tasks that are next."""
+        self._again.discard(task)
+        return self._take(max(0, SAME_FAULT_ROWS - len(self._again)))
+
+    def release_all(self) -> list[Task]:
+        """The endpoint has answered: gives all tasks that waited."""
+        self._again.clear()
+        return self._take(len(self._waiting))
+
+    def _take(self, count: int) -> list[Task]:
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken

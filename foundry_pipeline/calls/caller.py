@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from foundry_pipeline.calls.blame import Blame, HeldBack, Task
+from foundry_pipeline.calls.blame import Blame, HeldBack, Task, Tried
 from foundry_pipeline.calls.breaker import Breaker, Gate
 from foundry_pipeline.calls.client import Broken, Fault, ModelClient, Response
 from foundry_pipeline.calls.ledger import EVIDENCE_BYTES, Answer, Attempt, Intent, Withdrawal
@@ -102,6 +102,7 @@ class Caller:
         self._queue: asyncio.Queue[Task] = asyncio.Queue()
         self._open: set[Task] = set()
         self._queued: set[Task] = set()
+        self._tried = Tried()
         self._blame = Blame(rules.max_attempts)
         self._held_back = HeldBack()
         self._canary: _Canary | None = None
@@ -142,8 +143,8 @@ class Caller:
     def knows_answer(self, row: DataRow) -> None:
         """The endpoint has answered this row before: a refusal is then the row's, and no sign of a wrong URL; and the
         row may serve as a canary."""
-        self._answered_before = True
         self._canary_row = self._canary_row or row
+        self._note_answer()
 
     def submit(self, task: Task) -> None:
         """Queue a task; its `settled` future gets the Answer, or the error that stopped everything."""
@@ -173,7 +174,7 @@ class Caller:
         try:
             while True:
                 task = await self._queue.get()
-                if task not in self._queued:
+                if task not in self._queued or (not self._answered_before and self._tried.keeps_back(task)):
                     continue
                 self._queued.discard(task)
                 await self._attend(client, task)
@@ -280,12 +281,18 @@ class Caller:
             reply=text,
         )
         await self._settle(task, answer)
-        self._answered_before = True
+        self._note_answer()
         self._endpoint_is_fine()
         self._blame.success()
         if self._canary is None or len(body) < len(self._canary.body):
             self._canary = _Canary(task.call_id, body)
         await self._release(self._held_back.clear())
+
+    def _note_answer(self) -> None:
+        """From now on a failure is a row's or an outage's: rows that wait for the first answer go."""
+        self._answered_before = True
+        for task in self._tried.release_all():
+            self._queue.put_nowait(task)
 
     def _endpoint_is_fine(self) -> None:
         self._breaker.succeeded()
@@ -305,6 +312,7 @@ class Caller:
             await self._wait_for_endpoint(client, task, Verdict(Next.WAIT, code, message), None)
         elif fault.broken is Broken.CLOSED and not task.closed_before:
             task.closed_before = True
+            self._note_failure(Verdict(Next.RETRY, code, message))
             self._enqueue(task)
         else:
             await self._charge(client, task, Verdict(Next.RETRY, code, message, resends=resends), None)
@@ -378,13 +386,17 @@ class Caller:
 
     async def _charge(self, client: ModelClient, task: Task, verdict: Verdict, status: int | None) -> None:
         """A failure that may be the row's own."""
-        if self._answered_before:
-            self._trouble(verdict)
-            self._breaker.failed()
+        self._note_failure(verdict)
         if self._blame.charge(task, verdict, status):
             await self._give_up(client, task)
         else:
             self._enqueue_later(task, self._backoff_s(task.charged))
+
+    def _note_failure(self, verdict: Verdict) -> None:
+        """Count a failure that may yet turn out to be an outage."""
+        if self._answered_before:
+            self._trouble(verdict)
+            self._breaker.failed()
 
     async def _give_up(self, client: ModelClient, task: Task) -> None:
         """The row's attempts are spent. If nothing has succeeded since they began, the endpoint may be to blame."""
@@ -400,6 +412,7 @@ class Caller:
 
     async def _hold_back(self, task: Task, answer: Answer) -> None:
         """Without any answer yet, a verdict waits: the same fault on several rows is the endpoint's."""
+        self._no_longer_tried(task)
         if (rows := self._held_back.add(task, answer)) is not None:
             raise EndpointStopped(
                 answer.error or "stopped", f"the endpoint answered none of the first {rows} rows: {answer.message}"
@@ -418,6 +431,7 @@ class Caller:
         await task.ledger.write(answer)
         self._open.discard(task)
         self._blame.forget(task)
+        self._no_longer_tried(task)
         if not task.settled.done():
             task.settled.set_result(replace(answer, reply=None))
         if len(self._held_back):
@@ -429,6 +443,10 @@ class Caller:
         if not task.settled.done():
             task.settled.set_exception(self._stop.error or EndpointStopped("stopped", "nothing more is sent"))
 
+    def _no_longer_tried(self, task: Task) -> None:
+        for waiting in self._tried.done(task):
+            self._queue.put_nowait(waiting)
+
     def _enqueue(self, task: Task) -> None:
         self._enqueue_later(task, 0.0)
 
@@ -437,6 +455,8 @@ class Caller:
             self._fail(task)
             return
         self._queued.add(task)
+        if task.sends and not self._answered_before:
+            self._tried.add(task)
         if delay_s > 0:
             asyncio.get_running_loop().call_later(delay_s, self._queue.put_nowait, task)
         else:
