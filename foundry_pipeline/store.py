@@ -34,6 +34,7 @@ from foundry_pipeline.tables import DATA_ROWS, TABLES, TableSpec
 ROW_GROUP_ROWS = 65_536
 RECORDS = "_commits"
 STAGING = "_staging"
+DAMAGED = "_damaged"
 
 Write = Callable[[pq.ParquetWriter], None]
 """Fills one file: called with an open writer, in bounded pieces."""
@@ -153,13 +154,25 @@ class Store:
         if self._fs.get_file_info(path).type == pafs.FileType.File:
             self._fs.delete_file(path)
 
+    def set_aside(self, spec: TableSpec, owner: str, slice_key: str) -> None:
+        """Move a damaged file to where no reader looks: what can still be read of it is not lost."""
+        target = f"{self._base}/{DAMAGED}/{_folder(spec, owner)}/{slice_key}-{uuid.uuid4().hex[:8]}.parquet"
+        self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+        self._fs.move(self.path(spec, owner, slice_key), target)
+
     def recover(self) -> None:
-        """Finish commits that a killed process left behind, drop those that had not reached their commit point."""
+        """Finish commits that a killed process left behind, drop those that had not reached their commit point.
+
+        Raises StorageError where the disk refuses.
+        """
         if not self.local:
             return
-        for intent in sorted(Path(self.root, RECORDS).glob("*.intent")):
-            self._publish(intent)
-        self._drop_dead_staging()
+        try:
+            for intent in sorted(Path(self.root, RECORDS).glob("*.intent")):
+                self._publish(intent)
+            self._drop_dead_staging()
+        except OSError as err:
+            raise StorageError(f"cannot finish earlier commits under {self.root}: {err.strerror or err}") from err
 
     def write_file(self, name: str, content: bytes) -> Written:
         """Write `content` under `name` (relative to the root), whole or not at all."""
@@ -247,15 +260,17 @@ class Store:
     ) -> dict[str, Written]:
         self._finish_earlier(owner, slice_key)
         staging = self._staging_folder()
+        intent = Path(self.root, RECORDS, f"{staging.name}.intent")
         try:
             written = {
                 name: self._write_parquet(name, owner, slice_key, content, staging / f"{name}.parquet")
                 for name, content in tables.items()
             }
             _sync_folder(staging)
-            intent = self._write_intent(owner, slice_key, staging, written, about)
+            self._write_intent(intent, owner, slice_key, staging, written, about)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            if not intent.exists():  # past the commit point, recovery finishes what was begun
+                shutil.rmtree(staging, ignore_errors=True)
             raise
         self._publish(intent)
         return written
@@ -269,12 +284,16 @@ class Store:
         return Written(f"{_folder(TABLES[name], owner)}/{slice_key}.parquet", rows, target.stat().st_size, digest)
 
     def _write_intent(
-        self, owner: str, slice_key: str, staging: Path, written: Mapping[str, Written], about: Mapping[str, object]
-    ) -> Path:
+        self,
+        intent: Path,
+        owner: str,
+        slice_key: str,
+        staging: Path,
+        written: Mapping[str, Written],
+        about: Mapping[str, object],
+    ) -> None:
         """The commit point: once this file has its name, recovery finishes the commit."""
-        records = Path(self.root, RECORDS)
-        records.mkdir(parents=True, exist_ok=True)
-        intent = records / f"{staging.name}.intent"
+        intent.parent.mkdir(parents=True, exist_ok=True)
         body = {
             "staging": staging.name,
             "owner": owner,
@@ -288,8 +307,7 @@ class Store:
         temporary = staging / "intent"
         _write_synced(temporary, json.dumps(body, sort_keys=True, indent=1).encode())
         temporary.replace(intent)
-        _sync_folder(records)
-        return intent
+        _sync_folder(intent.parent)
 
     def _finish_earlier(self, owner: str, slice_key: str) -> None:
         """Publish what a killed process had committed of this slice, so that it cannot overwrite the newer files."""
