@@ -25,8 +25,10 @@ from foundry_pipeline.decoding.rejects import REASONS, Fault, wrong_type
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
 from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TableSpec
 
-__all__ = ["REASONS", "SliceDecoder", "tables_needed"]
+__all__ = ["REASONS", "VERSION", "SliceDecoder", "tables_needed"]
 
+VERSION = "1"
+"""Changes with what a reply becomes. Tables name the version they were decoded by, and older ones show as stale."""
 MAX_OBJECTS_PER_ROW = 10_000
 
 _MAX_QUICK_CHARS = 500_000
@@ -103,9 +105,17 @@ class SliceDecoder:
             self._read(reply, number, Texts(text, messages))
 
     def finish(self) -> dict[str, pa.Table]:
-        """Every table that the model needs, by name, empty ones included; rows in the order added, then by place."""
+        """Every table that the model needs, by name, empty ones included; rows in the order added, then by place.
+
+        Raises AccountingError where the sums are off.
+        """
         self._flush()
         return self._findings.finish()
+
+    @property
+    def sums(self) -> dict[str, int]:
+        """Predictions `said` in all replies, and how many of them were `refused`; the others are in the tables."""
+        return {"said": self._findings.said, "refused": self._findings.refused}
 
     def _take_quickly(self, quick: QuickBoxes, number: int, reply: str) -> bool:
         if len(reply) > _MAX_QUICK_CHARS or not reply.startswith("{"):
@@ -119,7 +129,8 @@ class SliceDecoder:
         if self._quick is None or not self._quick.count:
             self._findings.flush()
             return
-        boxes, handed_back = self._quick.settle(self._findings.rows_of_block)
+        boxes, said, handed_back = self._quick.settle(self._findings.rows_of_block)
+        self._findings.said += said
         for number, reply in handed_back.items():
             self._read(reply, number, Texts(None, None))
         self._findings.flush(boxes)

@@ -104,7 +104,7 @@ def test_a_reply_of_a_million_values_is_not_decoded() -> None:
     assert long_text["rejects"] == []
 
 
-def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
+def test_F128_more_objects_than_a_row_may_have_are_rejected_together() -> None:
     reply = {"car": {"boxes": [[1, 2, 3, 4]] * 7}, "lake": {"polygons": [[[0, 0], [1, 0], [0, 1]]]}, "signs": ["joy"]}
     for shortcut in (True, False):
         tables = decode(reply, max_objects_per_row=5, shortcut=shortcut)

@@ -18,6 +18,7 @@ from foundry_pipeline.decoding.item_columns import ItemColumns, ItemRows, Part, 
 from foundry_pipeline.decoding.places import Place, json_path
 from foundry_pipeline.decoding.prediction_ids import item_ids
 from foundry_pipeline.decoding.rejects import Fault, cut, value_seen
+from foundry_pipeline.errors import check_sums
 from foundry_pipeline.tables import REJECTS, TABLES, TableSpec, build
 
 FLUSH_ITEMS = 65_536
@@ -40,6 +41,10 @@ class Findings:
         self._columns = {spec.name: ItemColumns(spec) for spec in specs if spec is not REJECTS}
         self._rejects = _Rejects()
         self._done: dict[str, list[pa.Table]] = {name: [] for name in (*self._columns, REJECTS.name)}
+        self.said = 0
+        """Items of all lists in the replies, and single answers: each ends in a table, or is refused."""
+        self.refused = 0
+        """Of `said`: those that no table takes."""
         self._begin_block()
 
     def _begin_block(self) -> None:
@@ -68,7 +73,9 @@ class Findings:
     def admit(self, place: Place, items: list[object]) -> list[object]:
         """As many of the items as the row may still have; the others are rejected together."""
         left = self._objects_left
+        self.said += len(items)
         if len(items) > left:
+            self.refused += len(items) - left - 1  # and one with the reject
             fault = Fault("too_large", f"{len(items)} items, {left} more fit the limit of {self._limit} a data row")
             self.reject(place.at(left), fault, items[left], left)
             items = items[:left]
@@ -81,7 +88,8 @@ class Findings:
         return ItemRows(self._columns[spec.name], self.rows_of_block, self._row, place)
 
     def reject(self, place: Place, fault: Fault, value: object, index: int | None = None) -> None:
-        """A part of the reply that no table takes. `index` is the item's place in its list."""
+        """A part of the reply that no table takes. `index` is the item's place in its list, None for other parts."""
+        self.refused += index is not None
         if self._rejects_left == 0:
             return
         self._rejects_left -= 1
@@ -102,12 +110,18 @@ class Findings:
         self._begin_block()
 
     def finish(self) -> dict[str, pa.Table]:
-        """All tables by name, rejects last, rows in the order of the data rows, then as they were found."""
+        """All tables by name, rejects last, rows in the order of the data rows, then as they were found.
+
+        Raises AccountingError where an item is in no table and was not refused.
+        """
         self.flush()
-        return {
+        found = {
             name: pa.concat_tables(tables) if tables else TABLES[name].schema.empty_table()
             for name, tables in self._done.items()
         }
+        kept = sum(table.num_rows for name, table in found.items() if name != REJECTS.name)
+        check_sums("predictions said", self.said, {"in tables": kept, "refused": self.refused})
+        return found
 
 
 class _Rejects:

@@ -87,8 +87,8 @@ class QuickBoxes:
         self._coordinates += packed
         return True
 
-    def settle(self, rows: RowBlock) -> tuple[Part | None, dict[int, str]]:
-        """The boxes, and the replies that must be read the long way, by the row's number."""
+    def settle(self, rows: RowBlock) -> tuple[Part | None, int, dict[int, str]]:
+        """The boxes, how many the replies said, and the replies that must be read the long way, by the row's number."""
         row_of_run, counts = (np.array([run[place] for run in self._runs], np.int64) for place in (0, 1))
         row_of_item = np.repeat(row_of_run, counts)
         coordinates, scores = np.frombuffer(self._coordinates), np.frombuffer(self._scores)
@@ -101,7 +101,7 @@ class QuickBoxes:
         part = self._part(rows, row_of_run, counts, kept_runs, boxes, scores)
         handed_back = {row: self._replies[row] for row in refused}
         self._clear()
-        return part, handed_back
+        return part, int(counts[kept_runs].sum()), handed_back
 
     def _refused(self, row_of_item: Places, coordinates: Floats, scores: Floats) -> list[int]:
         """Rows with anything that is not plainly fine.
