@@ -36,6 +36,10 @@ class Settings:
     """How long a run waits for an endpoint that had answered and is down, before it ends to be resumed later."""
     preflight_patience_s: float = 600.0
     """The same for an endpoint that has not answered yet: a model may have to load first."""
+    row_host_patience_s: float = 60.0
+    """How long the rows of a host that has answered and is down wait for it, while others go on."""
+    ballast_bytes: int = 64 * 1024 * 1024
+    """Held in reserve beside the ledger, so that a full disk can still take the answers that are under way."""
 
 
 def read_settings(path: Path, found: Findings) -> Settings | None:
@@ -54,6 +58,8 @@ def read_settings(path: Path, found: Findings) -> Settings | None:
         "row_timeout_s": number(above=0, most=3600),
         "endpoint_patience_s": number(above=0, most=7 * 86400),
         "preflight_patience_s": number(above=0, most=86400),
+        "row_host_patience_s": number(least=0, most=86400),
+        "ballast_bytes": whole(0, 16 * _GIB),
     }
     settings = Settings(**block.given(readers))
     block.close()
