@@ -69,6 +69,7 @@ def responses_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
         "calls": report.calls,
         "reused": report.reused,
         "repeated": report.repeated,
+        "damaged": report.damaged,
         "calls_per_second": round(report.rate_per_s, 3),
         "allowed_per_second": float(run.model.requests_per_second),
         "seconds": round(report.seconds, 3),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.caller import Caller, CallRules
@@ -67,6 +68,8 @@ class SliceReport:
     """Rows whose good answer was already there: no request."""
     repeated: int = 0
     """Calls whose outcome an earlier process never learned (killed in flight), sent again."""
+    damaged: int = 0
+    """Answers in the ledger that had rotted: asked again."""
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     """p50, p95, p99 and max of the answers that came now."""
     rate_per_s: float = 0.0
@@ -126,22 +129,26 @@ class Invoker:
         auth_headers(run.model, environ, settings)
         self._transport = transport
         self._requests = FoundryRequests(run)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {run.name}", daemon=True)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
         self._slices: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, str] = {}
+        """Slice key -> who works on it, while this process waits for its lease."""
         self._driving: ThreadFuture[None] | None = None
 
     def __enter__(self) -> Invoker:
         """Raises StorageError where the ledger or the warehouse cannot be written: no call is paid for nothing."""
         self._store.recover()
         self._store.check_writable()
+        self._ballast = Ballast(self._ledger / "ballast", self._settings.ballast_bytes)
         rates = self._ledger / "rates"
         try:
             self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
         except OSError as err:
+            self._ballast.release()
             raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {self._run.name}", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
@@ -152,6 +159,7 @@ class Invoker:
         self._thread.join()
         self._loop.close()
         self._state.close()
+        self._ballast.release()
 
     def invoke(
         self,
@@ -275,11 +283,14 @@ class Invoker:
         while True:
             try:
                 return Lease(path, self._run.name)
-            except SliceBusy:
+            except SliceBusy as busy:
                 if time.monotonic() > deadline or self._caller.stopped:
                     raise
                 begun.set()
+                self._busy[slice_key] = str(busy)
                 await asyncio.sleep(0.25)
+            finally:
+                self._busy.pop(slice_key, None)
 
     async def _call_and_commit(
         self, slice_key: str, options: CallOptions, begun: asyncio.Event, began: float
@@ -318,7 +329,7 @@ class Invoker:
     async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
         path = self._ledger / self._run.name / f"{slice_key}.sqlite"
         return await asyncio.to_thread(
-            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
+            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only, self._ballast
         )
 
     def _remember_answer(self, work: SliceWork) -> None:
@@ -352,7 +363,8 @@ class Invoker:
             work.ledger.close()
             raise unexpected[0]
         report = _report(work, tasks, settled, time.monotonic() - began)
-        failure = str(errors[0]) if errors else self._too_many_failed(work, settled)
+        failed = [*errors, *filter(None, [work.ledger.failed])]
+        failure = str(failed[0]) if failed else self._too_many_failed(work, settled)
         if failure is not None:
             work.ledger.close()
             return replace(report, failure=f"{failure} ({_kept(work, settled)})")
@@ -414,6 +426,7 @@ class Invoker:
         calls = self._caller.tally.calls
         held_s = self._rate.view().held_s
         note = f"held by the endpoint for {held_s:.0f} s" if held_s > 1 else _waiting_note(self._caller.waiting_for)
+        note = note or next((f"waiting: {who}" for who in list(self._busy.values())), "")
         seconds = max(time.monotonic() - began, 1e-9)
         return Progress(self._run.name, total, self._done["rows"], self._done["failed"], calls, calls / seconds, note)
 
@@ -458,6 +471,7 @@ def _report(work: SliceWork, tasks: Sequence[Task], settled: Mapping[str, Answer
         calls=calls,
         reused=work.reused,
         repeated=work.repeated,
+        damaged=work.ledger.damaged,
         latency_ms=_percentiles([a.latency_ms for a in settled.values() if a.outcome == "ok" and a.latency_ms]),
         rate_per_s=calls / max(seconds, 1e-9),
         seconds=seconds,

@@ -1,32 +1,37 @@
 """One slice of a run: which rows have a good answer, which need a call, and the commit of all of them.
 
-A good answer is one for the same request, from the committed `responses` or from the ledger. A slice is committed when
-every row has a final outcome and few enough failed; then its calls leave the ledger. Replies are held a few rows at a
-time.
+A good answer is one for the same request, from the committed `responses`, from `superseded` or from the ledger. A slice
+is committed when every row has a final outcome and few enough failed; then its calls leave the ledger, and good answers
+that no row uses any more go to `superseded`, since they were paid for. Replies are held a few rows at a time.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.data_rows import DataRow, rows_of
-from foundry_pipeline.errors import StorageError
+from foundry_pipeline.errors import StorageError, check_sums
 from foundry_pipeline.home import Run
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.store import Store, Write, reading
-from foundry_pipeline.tables import DATA_ROWS, RESPONSES, build
+from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, RESPONSES, SUPERSEDED, build
 
 CHUNK_ROWS = 64
 GROUP_BYTES = 8 * 1024 * 1024
 GROUP_ROWS = 8192
+COMMITTED = (RESPONSES, SUPERSEDED)
+"""The tables that hold answers."""
 GOOD = ("ok", "rejected_by_model")
 """Outcomes that say what the model thinks of the row."""
 ASKED_AGAIN: Mapping[str, tuple[str, ...]] = {
@@ -57,9 +62,9 @@ class CallOptions:
 class PlannedRow:
     """A data row, its call, and where its answer is.
 
-    `committed_at` is the answer's place in the committed file, None where it is, or will be, in the ledger. `kept` is
-    the outcome of an answer that stands without a call. `good_at` is the place of a committed good answer to the same
-    request: it stays where a refresh fails.
+    `committed_at` is the answer's place among the committed ones (`_CommittedReplies`), None where it is, or will be,
+    in the ledger. `kept` is the outcome of an answer that stands without a call. `good_at` is the place of a committed
+    good answer to the same request: it stays where a refresh fails.
     """
 
     row: DataRow
@@ -81,6 +86,10 @@ class SliceWork:
     to_call: Mapping[str, DataRow] = field(default_factory=dict)
     """call_id -> the first row that needs it; rows with the same request share one call."""
     repeated: int = 0
+    rows_in: int = 0
+    """Data rows that the slice has."""
+    unused: Sequence[int] = ()
+    """Places of committed good answers to other requests than the planned ones."""
 
     @property
     def rows_sharing(self) -> Counter[str]:
@@ -113,6 +122,7 @@ def plan_slice(
     requests: FoundryRequests,
     options: CallOptions,
     only: frozenset[str] | None = None,
+    ballast: Ballast | None = None,
 ) -> SliceWork:
     """Read the slice and decide what to call; `only` limits it to some global keys, and then it is not to be committed.
 
@@ -123,7 +133,7 @@ def plan_slice(
         name = run.dataset.name
         raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
     committed = _committed_answers(store, run.name, slice_key, options)
-    ledger = Ledger(ledger_path)
+    ledger = Ledger(ledger_path, ballast)
     try:
         in_ledger = {call_id: outcome for call_id, outcome in ledger.outcomes().items() if options.keeps(outcome)}
     except BaseException:
@@ -139,7 +149,9 @@ def plan_slice(
         planned.append(_planned(row, call_id, in_ledger.get(call_id), committed.get(call_id), options))
         if planned[-1].kept is None:
             to_call.setdefault(call_id, row)
-    work.planned, work.to_call = planned, to_call
+    work.planned, work.to_call, work.rows_in = planned, to_call, rows.num_rows
+    used = {p.call_id for p in planned}
+    work.unused = sorted(at for call_id, (at, outcome) in committed.items() if outcome in GOOD and call_id not in used)
     work.repeated = len(ledger.unknown & to_call.keys())
     return work
 
@@ -158,20 +170,28 @@ def _planned(
 
 
 def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> dict[str, tuple[int, str]]:
-    """call_id -> (place in the committed `responses`, outcome).
+    """call_id -> (place among the committed answers, outcome).
 
-    A damaged file is refused, and its rows are asked again only on request: with `refresh`.
+    A damaged file is refused, and its rows are asked again only on request: with `refresh`, which sets it aside.
     """
-    try:
-        table = store.read(RESPONSES, run, slice_key, ["call_id", "outcome"])
-    except StorageError:
-        if options.refresh:
-            return {}
-        raise
-    if table is None:
-        return {}
-    pairs = zip(table["call_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
-    return {call_id: (at, outcome) for at, (call_id, outcome) in enumerate(pairs)}
+    found: dict[str, tuple[int, str]] = {}
+    start = 0
+    for spec in COMMITTED:
+        try:
+            table = store.read(spec, run, slice_key, ["call_id", "outcome"])
+            if table is not None:
+                store.check_intact(spec, run, slice_key)
+        except StorageError as err:
+            if not options.refresh:
+                raise StorageError(f"{err}; with `refresh` its rows are asked again") from err
+            store.set_aside(spec, run, slice_key)
+            continue
+        if table is not None:
+            pairs = zip(table["call_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
+            for at, (call_id, outcome) in enumerate(pairs, start):
+                found.setdefault(call_id, (at, outcome))
+            start += table.num_rows
+    return found
 
 
 def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Counter[str], Counter[str]]:
@@ -198,7 +218,8 @@ def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[
     if unchanged := _unchanged(work, tally):
         return tally.outcomes, tally.empty, unchanged
     tally = _Tally()
-    written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
+    tables = _superseded(work) | {RESPONSES.name: _writer(work, tally)}
+    written = work.store.commit(work.run.name, work.slice_key, tables, about)
     work.ledger.forget(p.call_id for p in work.planned)
     return tally.outcomes, tally.empty, written[RESPONSES.name].sha256
 
@@ -252,8 +273,24 @@ def _writer(work: SliceWork, tally: _Tally) -> Write:
                 group = []
         if group or not work.planned:
             writer.write_table(pa.concat_tables(group) if group else RESPONSES.schema.empty_table())
+        check_sums("data rows", work.rows_in, {name: tally.outcomes[name] for name in OUTCOMES})
 
     return write
+
+
+def _superseded(work: SliceWork) -> dict[str, Write]:
+    """The table of answers that no row uses, where there are or were any."""
+    if not work.unused and work.store.open(SUPERSEDED, work.run.name, work.slice_key) is None:
+        return {}
+
+    def write(writer: pq.ParquetWriter) -> None:
+        old = _CommittedReplies(work.store, work.run.name, work.slice_key)
+        for start in range(0, len(work.unused), CHUNK_ROWS):
+            records = [old.at(place) for place in work.unused[start : start + CHUNK_ROWS]]
+            columns = {name: [record[name] for record in records] for name in SUPERSEDED.schema.names}
+            writer.write_table(build(SUPERSEDED, columns))
+
+    return {SUPERSEDED.name: write}
 
 
 def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _CommittedReplies, tally: _Tally) -> pa.Table:
@@ -307,25 +344,26 @@ def _answer(call_id: str, record: Mapping[str, Any]) -> Answer:
 
 
 class _CommittedReplies:
-    """Random access to the committed file's rows, one row group held at a time."""
+    """Random access to the committed answers: the rows of `responses`, then those of `superseded`, counted on.
+
+    One row group is held at a time.
+    """
 
     def __init__(self, store: Store, run: str, slice_key: str) -> None:
-        self._path = store.path(RESPONSES, run, slice_key)
-        self._file = store.open(RESPONSES, run, slice_key)
-        self._starts = list(_group_starts(self._file)) if self._file else []
+        self._groups: list[tuple[int, pq.ParquetFile, int, str]] = []
+        """(first place, file, its row group, its path)"""
+        start = 0
+        for spec in COMMITTED:
+            file = store.open(spec, run, slice_key)
+            for group in range(file.num_row_groups if file else 0):
+                assert file is not None
+                self._groups.append((start, file, group, store.path(spec, run, slice_key)))
+                start += file.metadata.row_group(group).num_rows
         self._held: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def at(self, place: int) -> dict[str, Any]:
-        assert self._file is not None
-        group = max(i for i, start in enumerate(self._starts) if start <= place)
-        if self._held[0] != group:
-            with reading(self._path):
-                self._held = (group, self._file.read_row_group(group).to_pylist())
-        return dict(self._held[1][place - self._starts[group]])
-
-
-def _group_starts(file: pq.ParquetFile) -> Iterator[int]:
-    start = 0
-    for group in range(file.num_row_groups):
-        yield start
-        start += file.metadata.row_group(group).num_rows
+        start, file, group, path = self._groups[bisect.bisect_right(self._groups, place, key=itemgetter(0)) - 1]
+        if self._held[0] != start:
+            with reading(path):
+                self._held = (start, file.read_row_group(group).to_pylist())
+        return dict(self._held[1][place - start])
