@@ -1,7 +1,8 @@
 """[<run>, responses]: the op `invoke_model`, which calls a run's endpoint for a range of slices, as an asset."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 import dagster as dg
@@ -85,15 +86,26 @@ def _invoke_model(run: Run) -> dg.OpDefinition:
     ) -> dg.MaterializeResult[None]:
         key = responses_key(run.name)
         options = CallOptions(config.refresh, config.retry.value)
-        on_progress = _heard(context, listener)
-        with slices_of_step(context) as outcomes, model_calls.open(run) as invoker:
-            for report in invoker.invoke(context.partition_keys, options, on_progress):
+        hearing = _Hearing(context, listener)
+        _warn_of_other_machines(context, model_calls.ledger)
+        with slices_of_step(context) as outcomes, hearing.of_a_stop(), model_calls.open(run) as invoker:
+            for report in invoker.invoke(context.partition_keys, options, hearing):
                 context.log.info(_in_words(report))
                 listener.on_slice(run.name, report)
                 _note(outcomes, key, run, report)
         return dg.MaterializeResult(asset_key=key, data_version=outcomes.data_version(key))
 
     return invoke_model
+
+
+def _warn_of_other_machines(context: dg.AssetExecutionContext, ledger: str) -> None:
+    """Runs that another launcher than Dagster's own starts may be on other machines, which share no folder."""
+    launcher = type(context.instance.run_launcher)
+    if "://" not in ledger and launcher.__module__.partition(".")[0] != "dagster":
+        context.log.warning(
+            f"{launcher.__name__} may start runs on other machines: with the ledger in a folder ({ledger}) the rate is "
+            "per machine, and so is the right to work on a slice; FOUNDRY_LEDGER=postgresql://... is for all of them"
+        )
 
 
 def _note(outcomes: Outcomes, key: dg.AssetKey, run: Run, report: SliceReport) -> None:
@@ -112,23 +124,42 @@ def _in_words(report: SliceReport) -> str:
         f"slice {report.slice_key}: {report.rows:,} rows, {report.ok:,} ok, {report.failed:,} failed, "
         f"{report.rejected_by_model:,} rejected by the model, {report.not_sent:,} not sent; {report.calls:,} calls, "
         f"{report.reused:,} answers reused"
+        + (f"; {report.damaged:,} answers in its ledger were damaged: asked again" if report.damaged else "")
     )
 
 
-def _heard(
-    context: dg.AssetExecutionContext, listener: Listener, clock: Callable[[], float] = time.monotonic
-) -> Callable[[Progress], None]:
-    """The listener, and now and then a line in the log."""
-    last = clock()
+class _Hearing:
+    """Hands progress to the listener, and writes a line of the log now and then, and where the step is stopped."""
 
-    def on_progress(progress: Progress) -> None:
-        nonlocal last
-        listener.on_calls(progress)
-        if clock() - last >= LOG_EVERY_S:
-            last = clock()
-            context.log.info(
+    def __init__(
+        self, context: dg.AssetExecutionContext, listener: Listener, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context = context
+        self._listener = listener
+        self._clock = clock
+        self._last = clock()
+        self._latest: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        self._latest = progress
+        self._listener.on_calls(progress)
+        if self._clock() - self._last >= LOG_EVERY_S:
+            self._last = self._clock()
+            self._context.log.info(
                 f"{progress.done:,} of {progress.rows:,} rows, {progress.failed:,} failed, {progress.rate_per_s:.2f} "
                 f"requests per second {progress.note}"
             )
 
-    return on_progress
+    @contextmanager
+    def of_a_stop(self) -> Iterator[None]:
+        """Say what there is and what is left, where the step is interrupted."""
+        try:
+            yield
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            if self._latest is not None:
+                done, rows = self._latest.done, self._latest.rows
+                self._context.log.warning(
+                    f"stopped: {done:,} of {rows:,} rows have their answer, {rows - done:,} are left but for what came "
+                    "home since; run again to go on"
+                )
+            raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import struct
 import threading
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Clock = Callable[[], float]
@@ -61,6 +64,8 @@ class StateFile:
     def __init__(self, path: Path, clock: Clock = time.monotonic, boot_id: str | None = None) -> None:
         """`path` is made if it is missing. `boot_id` tells a state from before a reboot, whose clock started anew."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = path
+        self._told = False
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._clock = clock
         self._lock = threading.Lock()  # flock tells processes apart, not threads
@@ -91,14 +96,21 @@ class StateFile:
     def _read(self, now: float) -> EndpointState:
         raw = os.pread(self._descriptor, _RECORD.size + _CHECK.size, 0)
         if len(raw) != _RECORD.size + _CHECK.size:
-            return EndpointState()
+            return EndpointState() if not raw else self._anew()
         record, check = raw[: _RECORD.size], _CHECK.unpack(raw[_RECORD.size :])[0]
         boot, *values = _RECORD.unpack(record)
         state = EndpointState(*values)
         absurd = max(state.hold_until, state.next_probe) > now + MOST_AHEAD_S
-        if zlib.crc32(record) != check or boot != self._boot or absurd:
-            return EndpointState()
-        return state
+        if zlib.crc32(record) != check or (boot == self._boot and absurd):
+            return self._anew()
+        return state if boot == self._boot else EndpointState()
+
+    def _anew(self) -> EndpointState:
+        """The file is damaged, which is said once."""
+        if not self._told:
+            log.warning("%s: damaged; the rate's state starts anew", self._path)
+            self._told = True
+        return EndpointState()
 
     def _write(self, state: EndpointState) -> None:
         record = _RECORD.pack(self._boot, *state)
