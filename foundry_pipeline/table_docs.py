@@ -98,7 +98,7 @@ The `anchor` column says which rule found the entity; the first that fits:
 
 `prediction_id` is a version 5 UUID, the same on every re-run, whatever becomes of its neighbours. The namespace
 `{NAMESPACE}` with the compact JSON `[run, dataset, global key]` gives the row's id; this with
-`[table, frame, parent id, feature, index]` the prediction's.
+`[table, frame or message id, parent id, feature, index]` the prediction's.
 
 ## Tables
 

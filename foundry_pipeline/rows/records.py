@@ -18,6 +18,7 @@ import orjson
 from foundry_pipeline.data_rows import Attachment
 from foundry_pipeline.errors import RowUnavailable, shown
 from foundry_pipeline.rows.content import Kind, locate
+from foundry_pipeline.rows.data_uris import data_uri_reference, is_data_uri
 from foundry_pipeline.rows.local_files import LocalFiles
 
 OLD_NAMES = {
@@ -183,7 +184,7 @@ def _global_key(fields: Mapping[str, object], kind: Kind, row_data: str) -> str:
         if text is None or not text.strip():
             raise _RefusedError("empty_key", f"global_key: expected a text that is not empty, got {shown(key)}")
         return text
-    if kind is Kind.INLINE:
+    if kind.is_in_row:
         return f"sha256:{hashlib.sha256(row_data.encode()).hexdigest()[:32]}"
     return row_data
 
@@ -211,11 +212,15 @@ def _nested(fields: Mapping[str, object], name: str) -> object:
 
 
 def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
-    """`metadata`, `metadata_fields` and every other field, as texts; what is null is left out."""
+    """`metadata`, `metadata_fields` and every other field, as texts; what is null is left out.
+
+    A `data:` URI among them is content, not a fact about it: its sha256 stands for it.
+    """
     pairs = [(str(key), value) for key, value in fields.items() if key not in _NOT_METADATA]
     pairs += _metadata_pairs(_nested(fields, "metadata"), "metadata")
     pairs += _metadata_pairs(_nested(fields, "metadata_fields"), "metadata_fields")
-    return {key: text for key, value in pairs if (text := _as_text(value)) is not None}
+    texts = {key: text for key, value in pairs if (text := _as_text(value)) is not None}
+    return {key: data_uri_reference(text) if is_data_uri(text) else text for key, text in texts.items()}
 
 
 def _metadata_pairs(value: object, name: str) -> list[tuple[str, object]]:
