@@ -91,7 +91,8 @@ def display_for(name: str, stream: TextIO) -> Display:
 
 @dataclass(slots=True)
 class Gauge:
-    """Adds up the news of several workers on one thing, and shows the sum. `total` counts rows."""
+    """Adds up the news of several workers on one thing, and shows the sum. `total` counts rows of `responses`, as far
+    as they are known before conversations are read."""
 
     display: Display
     total: int | None = None
@@ -130,4 +131,5 @@ class Gauge:
         words = [f"{sum(p.failed for p in latest):,} failed, {sum(p.rate_per_s for p in latest):.1f} requests/s"]
         words += [f"{self._decoded:,} slices decoded"] if self._decoded else []
         words += [p.note for p in latest if p.note][:1]
-        self.display.show(sum(p.done for p in latest), self.total, ", ".join(words))
+        total = None if self.total is None else max(self.total, sum(p.rows for p in latest))
+        self.display.show(sum(p.done for p in latest), total, ", ".join(words))

@@ -48,7 +48,7 @@ class Summary:
         yield from _some([f"  {place} failed: {why}" for place, why in self.failures.items()], len(self.failures))
 
     def _calls_in_words(self, answers: Answers) -> str:
-        if not self.calls and not self.failures and self.reused == answers.rows:
+        if not self.calls and not self.failures and self.reused == answers.outcomes.total():
             return "0 calls: every row had its answer"
         again = f", {counted(self.repeated, 'call')} repeated" if self.repeated else ""
         return f"{counted(self.calls, 'call')}, {counted(self.reused, 'answer')} reused{again}"
@@ -90,7 +90,9 @@ def counted(number: int, word: str) -> str:
 
 def _rows_in_words(answers: Answers) -> str:
     parts = [f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in sorted(answers.outcomes.items())]
-    return f"{counted(answers.rows, 'data row')} ({', '.join(parts) or 'none answered'})"
+    calls = answers.outcomes.total()
+    more = f" in {counted(calls, 'call')}" if calls > answers.rows else ""
+    return f"{counted(answers.rows, 'data row')}{more} ({', '.join(parts) or 'none answered'})"
 
 
 def _some(lines: Sequence[str], total: int) -> Iterator[str]:

@@ -19,13 +19,14 @@ from foundry_pipeline.decoding.entities import Texts, read_entities
 from foundry_pipeline.decoding.features import GEOMETRY_KEYS, Feature, Features, features_of
 from foundry_pipeline.decoding.findings import FLUSH_ITEMS, Findings
 from foundry_pipeline.decoding.objects import Listed, Scope, read_objects
-from foundry_pipeline.decoding.places import Path, Place
+from foundry_pipeline.decoding.places import WHOLE_ROW, Path, Place, Sent
 from foundry_pipeline.decoding.quick_boxes import QuickBoxes
 from foundry_pipeline.decoding.rejects import REASONS, Fault, wrong_type
+from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
-from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TableSpec
+from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TEXTS, TableSpec
 
-__all__ = ["REASONS", "SliceDecoder", "tables_needed"]
+__all__ = ["REASONS", "Sent", "SliceDecoder", "spoken_text", "tables_needed"]
 
 MAX_OBJECTS_PER_ROW = 10_000
 
@@ -63,6 +64,15 @@ def _kinds_under(feature: Tool | Classification) -> Iterator[FeatureKind]:
         yield from _kinds_under(question)
 
 
+def spoken_text(model: Manifest, reply: str) -> str | None:
+    """What a model says in a conversation: its first free text, by the rules for replies; None where there is none."""
+    decoder = SliceDecoder("", "", "", model.ontology, model.allowed_feature_kinds, "conversational")
+    decoder.add(DataRow("", "", "conversational", ""), "", reply, None)
+    texts = decoder.finish().get(TEXTS.name)
+    answers = [] if texts is None else texts.select(["answer", "parent_id"]).to_pylist()
+    return next((row["answer"] for row in answers if row["parent_id"] is None), None)
+
+
 class SliceDecoder:
     """Decodes the replies of one slice. Add replies one by one, then take the tables.
 
@@ -83,24 +93,32 @@ class SliceDecoder:
     ) -> None:
         self._features = features_of(ontology, kinds)
         self._has_frames = media_type == "video"
+        self._has_messages = media_type == "conversational"
+        self._whole = Place()
         self._findings = Findings(run, model, dataset, tables_needed(ontology, kinds), max_objects_per_row)
         boxes = self._features.rectangles()
         quick = shortcut and boxes != frozenset()
         self._quick = QuickBoxes(boxes, max_objects_per_row) if quick else None
 
     def add(
-        self, row: DataRow, call_id: str, reply: str, text: str | None, messages: Mapping[str, str] | None = None
+        self,
+        row: DataRow,
+        call_id: str,
+        reply: str,
+        text: str | None,
+        messages: Mapping[str, str] | None = None,
+        sent: Sent = WHOLE_ROW,
     ) -> None:
         """Decode one reply, the body as it came.
 
         `text` is what the entities of a text row stand in, None where there is none or nobody can read it; `messages`
-        is message id -> content of a conversation.
+        is message id -> content of a conversation; `sent` is the part of the row that the call was about.
         """
         if self._findings.is_full or (self._quick is not None and self._quick.count >= FLUSH_ITEMS):
             self._flush()
         number = self._findings.add_row(row, call_id, len(reply))
-        if self._quick is None or not self._take_quickly(self._quick, number, reply):
-            self._read(reply, number, Texts(text, messages))
+        if self._quick is None or sent != WHOLE_ROW or not self._take_quickly(self._quick, number, reply):
+            self._read(reply, number, Texts(text, messages), sent)
 
     def finish(self) -> dict[str, pa.Table]:
         """Every table that the model needs, by name, empty ones included; rows in the order added, then by place."""
@@ -121,15 +139,19 @@ class SliceDecoder:
             return
         boxes, handed_back = self._quick.settle(self._findings.rows_of_block)
         for number, reply in handed_back.items():
-            self._read(reply, number, Texts(None, None))
+            self._read(reply, number, Texts(None, None), WHOLE_ROW)
         self._findings.flush(boxes)
 
-    def _read(self, reply: str, number: int, texts: Texts) -> None:
-        self._findings.open_row(number)
+    def _read(self, reply: str, number: int, texts: Texts, sent: Sent) -> None:
+        self._findings.open_row(number, sent.message_id if sent.frame is None else sent.frame)
+        self._whole = Place((), None, sent.frame, sent.message_id)
         document = self._document(reply)
         if document is not None:
             image_hw = self._findings.rows_of_block.image_hw(number)
-            _ReplyReader(self._findings, self._features, image_hw, texts).read(document, self._has_frames)
+            reader = _ReplyReader(
+                self._findings, self._features, image_hw, texts, self._whole, sent.frames, self._has_messages
+            )
+            reader.read(document, self._has_frames)
 
     def _document(self, reply: str) -> dict[str, object] | None:
         """The reply as an object keyed by feature; None where it is none, after that was put on record."""
@@ -174,7 +196,7 @@ class SliceDecoder:
         elif name is not None:
             feature = self._features.find(name, text)
             assert isinstance(feature, Feature)
-            read_answers(self._findings, feature, Place(feature=name), text)
+            read_answers(self._findings, feature, self._whole._replace(feature=name), text)
         elif not_json is not None and text.lstrip().startswith(("{", "[")):
             self._refuse(not_json, text)
         else:
@@ -193,25 +215,46 @@ class SliceDecoder:
         if self._has_frames and names[0] == "frames":
             frame = _frame_number(names[1]) if len(names) > 1 else None
             return Place(path, names[2] if len(names) > 2 else None, frame)
-        return Place(path, names[0])
+        return self._whole._replace(path=path, feature=names[0])
 
     def _refuse(self, fault: Fault, value: object) -> None:
         """Put the whole reply on record as refused."""
-        self._findings.reject(Place(), fault, value)
+        self._findings.reject(self._whole, fault, value)
 
 
 class _ReplyReader:
     """Reads one reply that is an object."""
 
-    def __init__(self, findings: Findings, features: Features, image_hw: tuple[int, int] | None, texts: Texts) -> None:
+    def __init__(
+        self,
+        findings: Findings,
+        features: Features,
+        image_hw: tuple[int, int] | None,
+        texts: Texts,
+        whole: Place,
+        frames: frozenset[int] | None,
+        is_conversation: bool,
+    ) -> None:
         self._findings, self._features, self._image_hw, self._texts = findings, features, image_hw, texts
+        self._whole, self._frames = whole, frames
+        self._message_of = texts.message_id if is_conversation else None
 
     def read(self, document: dict[str, object], has_frames: bool) -> None:
-        """The frames of a video, then what is said about the whole data row."""
+        """The frames of a video, then what is said about all that was sent."""
         if has_frames and "frames" in document:
             self._read_frames(Place(("frames",)), document["frames"])
-            document = {name: value for name, value in document.items() if name != "frames"}
-        self._read_part(Place(), document)
+            document = self._beside_frames(document)
+        self._read_part(self._whole, document)
+
+    def _beside_frames(self, document: dict[str, object]) -> dict[str, object]:
+        """What stands beside `frames`. Where it is about a frame, that frame may have said the same thing already."""
+        beside = {name: value for name, value in document.items() if name != "frames"}
+        frames = document["frames"]
+        said = frames.get(str(self._whole.frame)) if isinstance(frames, dict) else None
+        for name in beside.keys() & (said.keys() if isinstance(said, dict) else set()):
+            fault = Fault("duplicate_key", f"frame {self._whole.frame} has this feature already, which stays")
+            self._findings.reject(self._whole.named(name), fault, beside.pop(name))
+        return beside
 
     def _read_frames(self, place: Place, frames: object) -> None:
         if frames is None:
@@ -223,6 +266,9 @@ class _ReplyReader:
             frame = _frame_number(key)
             if frame is None:
                 fault = Fault("bad_frame", "expected a frame's number as a decimal string, without leading zeros")
+                self._findings.reject(place.at(key), fault, part)
+            elif self._frames is not None and frame not in self._frames:
+                fault = Fault("bad_frame", f"frame {frame} was not sent; sent were {_in_words(self._frames)}")
                 self._findings.reject(place.at(key), fault, part)
             elif isinstance(part, dict):
                 self._read_part(Place((*place.path, key), frame=frame), part)
@@ -253,9 +299,14 @@ class _ReplyReader:
             elif feature.kind is FeatureKind.ENTITY:
                 ends[name] = read_entities(self._findings, feature, below, value, self._texts)
             else:
-                read_answers(self._findings, feature, below, value)
+                read_answers(self._findings, feature, below, value, self._message_of)
         for feature, below, value in edges:
             read_objects(scope, feature, below, value)
+
+
+def _in_words(frames: frozenset[int]) -> str:
+    numbers = sorted(frames)
+    return ", ".join(map(str, numbers)) if len(numbers) < 9 else f"{len(numbers)} from {numbers[0]} to {numbers[-1]}"
 
 
 def _frame_number(key: str) -> int | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from foundry_pipeline.asks import Ask, calls_of_slice
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.caller import Caller, CallRules
@@ -25,18 +26,27 @@ from foundry_pipeline.calls.client import ModelClient, warm_up
 from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
 from foundry_pipeline.calls.ledger import Answer, Lease
 from foundry_pipeline.calls.rate import Rate
-from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, outcome_counts, plan_slice
+from foundry_pipeline.calls.slice_work import (
+    CallOptions,
+    SliceWork,
+    commit_slice,
+    outcome_counts,
+    plan_slice,
+    read_rows,
+)
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.config.secrets import auth_headers, scrubber
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
-from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, SliceBusy, StorageError
+from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, RowUnavailable, SliceBusy, StorageError
 from foundry_pipeline.home import Run, Settings
 from foundry_pipeline.protocols.foundry import FoundryRequests
+from foundry_pipeline.rendering import Renderer
 from foundry_pipeline.rows.content import ContentReader
-from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
+from foundry_pipeline.rows.conversations import parse_conversation, user_turns
+from foundry_pipeline.rows.frames import check_decoder
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS, TEXTS
+from foundry_pipeline.tables import TEXTS
 
 __all__ = ["CallOptions", "Invoker", "Progress", "SliceReport"]
 
@@ -51,7 +61,8 @@ TransportFactory = Callable[[], httpx.AsyncBaseTransport]
 
 @dataclass(frozen=True, slots=True)
 class SliceReport:
-    """What became of one slice. Counts are data rows unless said otherwise; `failure` is None where it is committed."""
+    """What became of one slice. Counts are places in `responses`, one a data row, but several where a video or a
+    conversation takes several calls, unless said otherwise; `failure` is None where it is committed."""
 
     slice_key: str
     rows: int = 0
@@ -64,7 +75,7 @@ class SliceReport:
     calls: int = 0
     """Requests sent now, retries included."""
     reused: int = 0
-    """Rows whose good answer was already there: no request."""
+    """Those whose good answer was already there: no request."""
     repeated: int = 0
     """Calls whose outcome an earlier process never learned (killed in flight), sent again."""
     latency_ms: Mapping[str, float] = field(default_factory=dict)
@@ -73,9 +84,9 @@ class SliceReport:
     """Requests a second, as sent now."""
     seconds: float = 0.0
     errors: Mapping[str, int] = field(default_factory=dict)
-    """Error code -> rows."""
+    """Error code -> calls that ended so."""
     examples: Sequence[tuple[str, str, str]] = ()
-    """(global key, code, message) of the first failed rows, at most 20."""
+    """(global key, code, message) of the first that failed, at most 20."""
     failure: str | None = None
     data_version: str | None = None
     """sha256 of the committed file."""
@@ -83,7 +94,8 @@ class SliceReport:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A moment of a run, for bars and logs. Rows done include reused ones; `note` says what is being waited for."""
+    """A moment of a run, for bars and logs. `rows` are all places in `responses`, as far as they are known by now; done
+    include reused ones. `note` says what is being waited for."""
 
     run: str
     rows: int
@@ -126,6 +138,8 @@ class Invoker:
         auth_headers(run.model, environ, settings)
         self._transport = transport
         self._requests = FoundryRequests(run)
+        self._rows_of_slice: dict[str, int] = {}
+        self._counted_reused: dict[str, int] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {run.name}", daemon=True)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
@@ -163,18 +177,19 @@ class Invoker:
 
         `on_progress` is called in the caller's thread, a few times a second.
         """
-        total = sum(self._rows_in(key) for key in slice_keys)
+        self._rows_of_slice = {key: calls_of_slice(self._run, self._store, key) for key in slice_keys}
         began = time.monotonic()
         self._done.clear()
+        self._counted_reused.clear()
         self._driving = asyncio.run_coroutine_threadsafe(self._drive(list(slice_keys), options), self._loop)
         self._driving.add_done_callback(lambda _: self._reports.put(None))
         while True:
             try:
                 report = self._reports.get(timeout=0.25)
             except queue.Empty:
-                on_progress(self._progress(total, began))
+                on_progress(self._progress(began))
                 continue
-            on_progress(self._progress(total, began))
+            on_progress(self._progress(began))
             if report is None:
                 self._driving.result()
                 return
@@ -186,7 +201,8 @@ class Invoker:
         global_keys: Collection[str],
         options: CallOptions = CallOptions(),  # noqa: B008  # frozen
     ) -> dict[str, Answer]:
-        """The answers of some rows of a slice, by global key, called where they are not there yet.
+        """The answers of some rows of a slice, by global key, called where they are not there yet: those to the first
+        calls about them, where they take several.
 
         What is called stays in the ledger, so the full run does not pay again. Raises EndpointStopped, StorageError
         and SliceBusy; a key that the slice does not have is left out.
@@ -203,6 +219,7 @@ class Invoker:
 
     async def _open(self) -> None:
         self._reader = ContentReader(self._home_root, self._settings, encoding=self._run.dataset.encoding)
+        self._renderer = Renderer(self._run, self._settings, self._requests, self._reader)
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state)
@@ -213,7 +230,7 @@ class Invoker:
             self._rate,
             self._breaker,
             stop,
-            body_of=self._body_of,
+            body_of=self._renderer.body,
             make_client=lambda: ModelClient(
                 self._run.model.inference_endpoint,
                 timeout_s=self._run.model.timeout_s,
@@ -236,6 +253,7 @@ class Invoker:
         for task in self._slices:
             task.cancel()
         await asyncio.gather(*self._slices, return_exceptions=True)
+        await self._renderer.close()
         await self._reader.close()
 
     async def _drive(self, slice_keys: list[str], options: CallOptions) -> None:
@@ -287,16 +305,27 @@ class Invoker:
         work = await self._plan(slice_key, options)
         try:
             self._remember_answer(work)
-            self._done["rows"] += work.reused
-            sharing = work.rows_sharing
-            tasks = [self._submit(work, call_id, row, sharing[call_id]) for call_id, row in work.to_call.items()]
-            begun.set()
-            results = await asyncio.gather(*(task.settled for task in tasks), return_exceptions=True)
+            tasks, results = await self._call(work, begun)
             report = await asyncio.to_thread(self._conclude, work, tasks, results, began)
         except BaseException:
             work.ledger.close()
             raise
         return report
+
+    async def _call(self, work: SliceWork, begun: asyncio.Event) -> tuple[list[Task], list[Answer | BaseException]]:
+        """Make a slice's calls, and what came of them: all at once, but turn by turn where conversations go on."""
+        tasks: list[Task] = []
+        results: list[Answer | BaseException] = []
+        while True:
+            now = self._submit_all(work)
+            begun.set()
+            tasks += now
+            results += await asyncio.gather(*(task.settled for task in now), return_exceptions=True)
+            if any(isinstance(result, BaseException) for result in results):
+                return tasks, results
+            if not await asyncio.to_thread(work.plan_next_turns):
+                await work.give_up_turns()
+                return tasks, results
 
     async def _ask(self, slice_key: str, global_keys: frozenset[str], options: CallOptions) -> dict[str, Answer]:
         lease = await self._lease(slice_key, asyncio.Event())
@@ -304,7 +333,7 @@ class Invoker:
             work = await self._plan(slice_key, options, global_keys)
             try:
                 self._remember_answer(work)
-                tasks = [self._submit(work, call_id, row, 1) for call_id, row in work.to_call.items()]
+                tasks = [self._submit(work, call_id, ask, 1) for call_id, ask in work.to_call.items()]
                 settled = await asyncio.gather(*(task.settled for task in tasks), return_exceptions=True)
                 for error in settled:
                     if isinstance(error, BaseException):
@@ -317,19 +346,42 @@ class Invoker:
 
     async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
         path = self._ledger / self._run.name / f"{slice_key}.sqlite"
+        turns = await self._turns(slice_key, only) if self._run.generate else {}
         return await asyncio.to_thread(
-            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
+            plan_slice, self._run, slice_key, self._store, path, self._requests, options, turns, only
         )
+
+    async def _turns(self, slice_key: str, only: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
+        """global key -> the messages to be answered, of the conversations that can be read."""
+        rows = await asyncio.to_thread(read_rows, self._run, slice_key, self._store)
+        asked = [row for row in rows if only is None or row.global_key in only]
+        found = await asyncio.gather(*map(self._turns_of, asked))
+        return {row.global_key: turns for row, turns in zip(asked, found, strict=True) if turns}
+
+    async def _turns_of(self, row: DataRow) -> tuple[str, ...]:
+        try:
+            messages = parse_conversation(await self._reader.text(row))
+            return user_turns(messages, self._run.dataset.roles)
+        except RowUnavailable:
+            return ()  # found again, and put on record, when its request is made
 
     def _remember_answer(self, work: SliceWork) -> None:
         """A row that was answered before shows that the endpoint works, and can show it again."""
         for planned in work.planned:
             if planned.kept == "ok" or planned.good_at is not None:
-                self._caller.knows_answer(planned.row)
+                self._caller.knows_answer(planned.ask)
                 return
 
-    def _submit(self, work: SliceWork, call_id: str, row: DataRow, rows: int) -> Task:
-        task = Task(row, call_id, work.ledger, asyncio.get_running_loop().create_future())
+    def _submit_all(self, work: SliceWork) -> list[Task]:
+        """Submit what is to be called now. The count of places done begins with those whose answer is there."""
+        sharing, places = work.calls_sharing, sum(map(len, work.of_rows))
+        self._done["rows"] += work.reused - self._counted_reused.get(work.slice_key, 0)
+        self._counted_reused[work.slice_key] = work.reused
+        self._rows_of_slice[work.slice_key] = places
+        return [self._submit(work, call_id, ask, sharing[call_id]) for call_id, ask in work.to_call.items()]
+
+    def _submit(self, work: SliceWork, call_id: str, ask: Ask, rows: int) -> Task:
+        task = Task(ask, call_id, work.ledger, asyncio.get_running_loop().create_future())
         task.settled.add_done_callback(lambda settled: self._count(settled, rows))
         self._caller.submit(task)
         return task
@@ -387,30 +439,10 @@ class Invoker:
             f"{allowed:.1%}): {codes}; the slice's older tables stay, run again to ask only those rows"
         )
 
-    async def _body_of(self, row: DataRow) -> bytes:
-        media_type = self._run.dataset.media_type
-        if media_type == "image":
-            content = await self._reader.read(row)
-            picture = content.data
-            if needs_turning(content.exif_orientation):
-                picture = await asyncio.to_thread(upright_jpeg_or_png, picture, content.mime_type)
-            return self._requests.image_body(picture)
-        text = await self._reader.text(row)
-        if media_type == "conversational":
-            return self._requests.conversation_body(text)
-        return self._requests.text_body(text)
-
     # For reports
 
-    def _rows_in(self, slice_key: str) -> int:
-        file = self._store.open(DATA_ROWS, self._run.dataset.name, slice_key)
-        if file is None:
-            return 0
-        with file:
-            rows: int = file.metadata.num_rows
-            return rows
-
-    def _progress(self, total: int, began: float) -> Progress:
+    def _progress(self, began: float) -> Progress:
+        total = sum(self._rows_of_slice.values())
         calls = self._caller.tally.calls
         held_s = self._rate.view().held_s
         note = f"held by the endpoint for {held_s:.0f} s" if held_s > 1 else _waiting_note(self._caller.waiting_for)
@@ -424,10 +456,9 @@ def _check_supported(run: Run, ledger: str) -> None:
         problems.append(
             Problem("FOUNDRY_LEDGER", "only a local folder is supported for the ledger", ledger.split(":")[0])
         )
-    if run.dataset.media_type == "video":
-        problems.append(Problem(run.dataset.file, "video is not supported yet", "$.media_type"))
     if problems:
         raise ConfigError(problems)
+    check_decoder(run.dataset.media_type, run.dataset.file)
 
 
 def _rules(run: Run, settings: Settings) -> CallRules:

@@ -7,7 +7,8 @@ How a reply is read is `decode.py`'s matter, how tables are written `store.py`'s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foundry_pipeline.data_rows import DataRow
-from foundry_pipeline.decode import SliceDecoder, tables_needed
+from foundry_pipeline.decode import Sent, SliceDecoder, tables_needed
 from foundry_pipeline.errors import RowUnavailable, StorageError
 from foundry_pipeline.home import Run
+from foundry_pipeline.rendering import seen_row, seen_text
 from foundry_pipeline.rows.conversations import parse_conversation
 from foundry_pipeline.rows.media import TEXT_LIKE
 from foundry_pipeline.store import Store
@@ -35,7 +37,7 @@ class DecodeReport:
 
     slice_key: str
     rows: int
-    """Replies decoded: data rows with outcome `ok`."""
+    """Replies decoded: calls with outcome `ok`."""
     predictions: Mapping[str, int]
     """Table -> rows; rejects are not among them."""
     rejects: Mapping[str, int]
@@ -67,16 +69,16 @@ def decode_slice(
     started = clock()
     model, dataset = run.model, run.dataset
     specs = tables_needed(model.ontology, model.allowed_feature_kinds)
-    texts = _Texts(read_text, wanted=ENTITIES in specs and dataset.media_type in TEXT_LIKE)
+    texts = _Texts(run, read_text, has_entities=ENTITIES in specs)
     decoder = SliceDecoder(
         run.name, model.name, dataset.name, model.ontology, model.allowed_feature_kinds, dataset.media_type
     )
     rows = 0
-    known = {row.global_key: row for row in _data_rows(store, dataset.name, slice_key, texts.wanted)}
-    for call_id, global_key, reply in _good_replies(store, run.name, slice_key):
+    known = {row.global_key: seen_row(run, row) for row in _data_rows(store, dataset.name, slice_key, texts.wanted)}
+    for call_id, global_key, reply, sent in _good_replies(store, run.name, slice_key):
         if global_key in known:
             row = known[global_key]
-            decoder.add(row, call_id, reply, *texts.of(row, reply))
+            decoder.add(row, call_id, reply, *texts.of(row, reply), sent)
             rows += 1
     tables = decoder.finish()
     about = {"rows": rows, "responses": _sha256(store, RESPONSES, run.name, slice_key)}
@@ -96,19 +98,23 @@ def decode_slice(
 
 
 class _Texts:
-    """What the entities of a data row stand in, read only where a reply may have some."""
+    """What the entities of a data row stand in, or the messages its answers are about; read only where a reply may
+    have some."""
 
-    def __init__(self, read_text: Callable[[DataRow], str], *, wanted: bool) -> None:
+    def __init__(self, run: Run, read_text: Callable[[DataRow], str], *, has_entities: bool) -> None:
+        self._run = run
         self._read_text = read_text
-        self.wanted = wanted
+        self._marks = ["start"] if has_entities and run.dataset.media_type in TEXT_LIKE else []
+        self._marks += ["message_id"] if run.dataset.media_type == "conversational" else []
+        self.wanted = bool(self._marks)
         self.unread = 0
 
     def of(self, row: DataRow, reply: str) -> tuple[str | None, Mapping[str, str] | None]:
         """(text, messages of a conversation), None where there are none or they cannot be had."""
-        if not self.wanted or not ("start" in reply or "\\u" in reply):
+        if not self.wanted or not any(mark in reply for mark in (*self._marks, "\\u")):
             return None, None
         try:
-            text = self._read_text(row)
+            text = seen_text(self._run, row, self._read_text(row))
             if row.media_type != "conversational":
                 return text, None
             return None, {message.message_id: message.content for message in parse_conversation(text)}
@@ -119,18 +125,38 @@ class _Texts:
 
 def _data_rows(store: Store, dataset: str, slice_key: str, with_content: bool) -> Iterator[DataRow]:
     """The slice's data rows, as far as decoding needs them; `row_data` is empty unless asked for."""
-    columns = ["data_row_id", "global_key", "media_type", "mime_type", "width", "height"]
+    columns = ["data_row_id", "global_key", "media_type", "mime_type", "width", "height", "exif_orientation"]
     for batch in _batches(store, DATA_ROWS, dataset, slice_key, [*columns, *(["row_data"] if with_content else [])]):
         for record in batch.to_pylist():
             yield DataRow(**({"row_data": ""} | record))
 
 
-def _good_replies(store: Store, run: str, slice_key: str) -> Iterator[tuple[str, str, str]]:
-    """(call id, global key, reply) of the rows whose outcome is ok."""
-    for batch in _batches(store, RESPONSES, run, slice_key, ["call_id", "global_key", "outcome", "reply"]):
-        for call_id, global_key, outcome, reply in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+def _good_replies(store: Store, run: str, slice_key: str) -> Iterator[tuple[str, str, str, Sent]]:
+    """(call id, global key, reply, what was sent) of the calls whose outcome is ok."""
+    calls = _calls_of_rows(store, run, slice_key)
+    columns = ["call_id", "global_key", "outcome", "reply", "frames", "message_id"]
+    for batch in _batches(store, RESPONSES, run, slice_key, columns):
+        for call_id, global_key, outcome, reply, frames, message_id in zip(
+            *(column.to_pylist() for column in batch.columns), strict=True
+        ):
             if outcome == "ok":
-                yield call_id, global_key, reply or ""
+                yield call_id, global_key, reply or "", sent_of(frames, message_id, calls[global_key])
+
+
+def sent_of(frames: Sequence[int] | None, message_id: str | None, calls: int) -> Sent:
+    """What a call was about, of the `calls` that its data row took: see `decoding.places.Sent`."""
+    if not frames:
+        return Sent(message_id=message_id)
+    is_whole = calls == 1 and len(frames) > 1
+    return Sent(None if is_whole else frames[0], frozenset(frames))
+
+
+def _calls_of_rows(store: Store, run: str, slice_key: str) -> Counter[str]:
+    """global key -> its calls."""
+    found: Counter[str] = Counter()
+    for batch in _batches(store, RESPONSES, run, slice_key, ["global_key"]):
+        found.update(batch.column(0).to_pylist())
+    return found
 
 
 def _batches(store: Store, spec: TableSpec, owner: str, slice_key: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

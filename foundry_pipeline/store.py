@@ -100,6 +100,15 @@ class Store:
             if table is not None:
                 yield slice_key, table
 
+    def row_count(self, spec: TableSpec, owner: str, slice_key: str) -> int:
+        """Rows of a slice's file, read from its footer; 0 where there is none."""
+        file = self.open(spec, owner, slice_key)
+        if file is None:
+            return 0
+        with file:
+            rows: int = file.metadata.num_rows
+            return rows
+
     def commit(
         self,
         owner: str,

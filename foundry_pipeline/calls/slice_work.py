@@ -1,8 +1,8 @@
-"""One slice of a run: which rows have a good answer, which need a call, and the commit of all of them.
+"""One slice of a run: which calls have a good answer, which are to be made, and the commit of all of them.
 
-A good answer is one for the same request, from the committed `responses` or from the ledger. A slice is committed when
-every row has a final outcome and few enough failed; then its calls leave the ledger. Replies are held a few rows at a
-time.
+A row takes one call, a video or a conversation perhaps several (`asks.py`, `turns.py`). A good answer is one for the
+same request, from the committed `responses` or from the ledger. A slice is committed when every call has a final
+outcome and few enough failed; then its calls leave the ledger. Replies are held a few at a time.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundry_pipeline.asks import Ask, asks_of
 from foundry_pipeline.calls.ledger import Answer, Ledger
+from foundry_pipeline.calls.turns import Turns
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
@@ -54,19 +57,24 @@ class CallOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedRow:
-    """A data row, its call, and where its answer is.
+class PlannedCall:
+    """What a call is about, its identity, and where its answer is.
 
     `committed_at` is the answer's place in the committed file, None where it is, or will be, in the ledger. `kept` is
     the outcome of an answer that stands without a call. `good_at` is the place of a committed good answer to the same
     request: it stays where a refresh fails.
     """
 
-    row: DataRow
+    ask: Ask
     call_id: str
     committed_at: int | None
     kept: str | None = None
     good_at: int | None = None
+
+    @property
+    def row(self) -> DataRow:
+        """The data row that it is about, or about a part of."""
+        return self.ask.row
 
 
 @dataclass(slots=True)
@@ -77,32 +85,89 @@ class SliceWork:
     slice_key: str
     store: Store
     ledger: Ledger
-    planned: Sequence[PlannedRow] = ()
-    to_call: Mapping[str, DataRow] = field(default_factory=dict)
-    """call_id -> the first row that needs it; rows with the same request share one call."""
+    requests: FoundryRequests
+    options: CallOptions
+    committed: Mapping[str, tuple[int, str]]
+    """call_id -> (place in the committed `responses`, outcome)."""
+    in_ledger: Mapping[str, str]
+    """call_id -> outcome, of the answers there that stand."""
+    of_rows: list[list[PlannedCall]] = field(default_factory=list)
+    """The calls of each data row, in order."""
+    to_call: dict[str, Ask] = field(default_factory=dict)
+    """call_id -> what to call for now, the first ask that needs it; the same request is one call."""
+    turns: list[tuple[Turns, list[PlannedCall]]] = field(default_factory=list)
+    """The conversations whose next calls depend on the answers to the last, and their calls so far."""
     repeated: int = 0
+    """Calls to be made whose outcome an earlier process never learned."""
 
     @property
-    def rows_sharing(self) -> Counter[str]:
-        """call_id -> rows that wait for its answer."""
+    def planned(self) -> list[PlannedCall]:
+        """All calls, in the order of the data rows."""
+        return list(chain.from_iterable(self.of_rows))
+
+    @property
+    def calls_sharing(self) -> Counter[str]:
+        """call_id -> places in the table that its answer fills."""
         return Counter(p.call_id for p in self.planned)
 
+    @property
+    def reused(self) -> int:
+        """Calls whose answer was already there."""
+        return sum(1 for p in self.planned if p.kept is not None)
+
     def answers(self) -> dict[str, Answer]:
-        """global key -> answer with its reply, of every planned row that has one. For a few rows, not a slice."""
+        """global key -> answer with its reply, of the first call of every planned row that has one. For a few rows,
+        not a slice."""
+        first = [calls[0] for calls in self.of_rows]
         old = _CommittedReplies(self.store, self.run.name, self.slice_key)
-        fresh = self.ledger.answers({p.call_id for p in self.planned if p.committed_at is None})
+        fresh = self.ledger.answers({p.call_id for p in first if p.committed_at is None})
         found = {}
-        for p in self.planned:
+        for p in first:
             if p.committed_at is not None:
                 found[p.row.global_key] = _answer(p.call_id, old.at(p.committed_at))
             elif p.call_id in fresh:
                 found[p.row.global_key] = fresh[p.call_id]
         return found
 
-    @property
-    def reused(self) -> int:
-        """Rows whose answer was already there."""
-        return sum(1 for p in self.planned if p.kept is not None)
+    def plan(self, ask: Ask) -> PlannedCall:
+        """One call, and whether its answer is there: the ledger's is newer than the committed one."""
+        call_id = self.requests.call_id(ask)
+        at, outcome = self.committed.get(call_id, (None, ""))
+        good_at = at if outcome in GOOD else None
+        if call_id in self.in_ledger:
+            return PlannedCall(ask, call_id, None, self.in_ledger[call_id], good_at)
+        if at is not None and self.options.keeps(outcome):
+            return PlannedCall(ask, call_id, at, outcome, good_at)
+        if call_id not in self.to_call:
+            self.to_call[call_id] = ask
+            self.repeated += call_id in self.ledger.unknown
+        return PlannedCall(ask, call_id, None, None, good_at)
+
+    def plan_next_turns(self) -> bool:
+        """Go on with the conversations whose last call has been answered; False where there is nothing to call then.
+
+        To be called when everything in `to_call` is settled.
+        """
+        self.to_call.clear()
+        while waiting := [(turns, calls) for turns, calls in self.turns if turns.goes_on]:
+            old = _CommittedReplies(self.store, self.run.name, self.slice_key)
+            for at in range(0, len(waiting), CHUNK_ROWS):
+                some = waiting[at : at + CHUNK_ROWS]
+                fresh = self.ledger.answers({calls[-1].call_id for _, calls in some if calls[-1].committed_at is None})
+                for turns, calls in some:
+                    if (ask := turns.next_ask(_reply_of(calls[-1], fresh, old))) is not None:
+                        calls.append(self.plan(ask))
+            if self.to_call:
+                return True
+        return False
+
+    async def give_up_turns(self) -> None:
+        """Put on record what was never asked because no answer came before it: every turn has its row."""
+        for turns, calls in self.turns:
+            for ask in turns.never_asked():
+                calls.append(PlannedCall(ask, self.requests.call_id(ask), None))
+                answer = Answer(calls[-1].call_id, "not_sent", error="row_no_history", message=turns.NO_HISTORY)
+                await self.ledger.write(answer)
 
 
 def plan_slice(
@@ -112,16 +177,16 @@ def plan_slice(
     ledger_path: Path,
     requests: FoundryRequests,
     options: CallOptions,
+    turns: Mapping[str, Sequence[str]],
     only: frozenset[str] | None = None,
 ) -> SliceWork:
-    """Read the slice and decide what to call; `only` limits it to some global keys, and then it is not to be committed.
+    """Read the slice and decide what to call.
 
-    Raises StorageError where the slice has no data rows or cannot be read.
+    `turns` are the messages to be answered of each conversation that is to be continued, by global key. `only` limits
+    the plan to the first call of some rows, by their global keys, and then it is not to be committed. Raises
+    StorageError where the slice has no data rows or cannot be read.
     """
-    rows = store.read(DATA_ROWS, run.dataset.name, slice_key)
-    if rows is None:
-        name = run.dataset.name
-        raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
+    rows = read_rows(run, slice_key, store)
     committed = _committed_answers(store, run.name, slice_key, options)
     ledger = Ledger(ledger_path)
     try:
@@ -129,32 +194,32 @@ def plan_slice(
     except BaseException:
         ledger.close()
         raise
-    work = SliceWork(run, slice_key, store, ledger)
-    planned: list[PlannedRow] = []
-    to_call: dict[str, DataRow] = {}
-    for row in rows_of(rows):
-        if only is not None and row.global_key not in only:
-            continue
-        call_id = requests.call_id(row)
-        planned.append(_planned(row, call_id, in_ledger.get(call_id), committed.get(call_id), options))
-        if planned[-1].kept is None:
-            to_call.setdefault(call_id, row)
-    work.planned, work.to_call = planned, to_call
-    work.repeated = len(ledger.unknown & to_call.keys())
+    work = SliceWork(run, slice_key, store, ledger, requests, options, committed, in_ledger)
+    for row in rows:
+        if only is None:
+            _plan_row(work, row, turns.get(row.global_key))
+        elif row.global_key in only:
+            _plan_row(work, row, turns.get(row.global_key), first_only=True)
     return work
 
 
-def _planned(
-    row: DataRow, call_id: str, in_ledger: str | None, committed: tuple[int, str] | None, options: CallOptions
-) -> PlannedRow:
-    """The ledger's answer is newer than the committed one."""
-    at, outcome = committed or (None, "")
-    good_at = at if outcome in GOOD else None
-    if in_ledger is not None:
-        return PlannedRow(row, call_id, None, in_ledger, good_at)
-    if at is not None and options.keeps(outcome):
-        return PlannedRow(row, call_id, at, outcome, good_at)
-    return PlannedRow(row, call_id, None, None, good_at)
+def read_rows(run: Run, slice_key: str, store: Store) -> list[DataRow]:
+    """The slice's data rows. Raises StorageError where there are none to be read."""
+    rows = store.read(DATA_ROWS, run.dataset.name, slice_key)
+    if rows is None:
+        name = run.dataset.name
+        raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
+    return list(rows_of(rows))
+
+
+def _plan_row(work: SliceWork, row: DataRow, turns: Sequence[str] | None, *, first_only: bool = False) -> None:
+    if turns:
+        of_row = Turns(work.run, row, turns)
+        work.of_rows.append([work.plan(of_row.first_ask())])
+        work.turns += [] if first_only else [(of_row, work.of_rows[-1])]
+        return
+    asks = asks_of(work.run, row)
+    work.of_rows.append([work.plan(ask) for ask in (asks[:1] if first_only else asks)])
 
 
 def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> dict[str, tuple[int, str]]:
@@ -175,7 +240,7 @@ def _committed_answers(store: Store, run: str, slice_key: str, options: CallOpti
 
 
 def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Counter[str], Counter[str]]:
-    """(outcome -> rows that will be committed with it, error code -> rows whose call ended so now)."""
+    """(outcome -> calls that will be committed with it, error code -> calls that ended so now)."""
     outcomes: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     for planned in work.planned:
@@ -190,7 +255,7 @@ def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Coun
 
 
 def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Counter[str], int, str]:
-    """Write `responses`, then take its calls out of the ledger. Gives (outcome -> rows, empty answers, sha256).
+    """Write `responses`, then take its calls out of the ledger. Gives (outcome -> calls, empty answers, sha256).
 
     Where every answer was committed before, for the same rows in the same order, the file stays as it is.
     """
@@ -222,11 +287,10 @@ def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
     file = work.store.open(RESPONSES, work.run.name, work.slice_key)
     if file is None:
         return None
+    planned = work.planned
     with file, reading(work.store.path(RESPONSES, work.run.name, work.slice_key)):
-        same = file.metadata.num_rows == len(work.planned) and all(
-            planned.committed_at == at for at, planned in enumerate(work.planned)
-        )
-        if not same or not _same_rows(file, work.planned):
+        same = file.metadata.num_rows == len(planned) and all(p.committed_at == at for at, p in enumerate(planned))
+        if not same or not _same_rows(file, planned):
             return None
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["outcome", "reply"])
@@ -235,7 +299,9 @@ def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
     return work.store.check_intact(RESPONSES, work.run.name, work.slice_key)
 
 
-def _same_rows(file: pq.ParquetFile, planned: Sequence[PlannedRow]) -> bool:
+def _same_rows(file: pq.ParquetFile, planned: Sequence[PlannedCall]) -> bool:
+    if not file.schema_arrow.equals(RESPONSES.schema):
+        return False
     keys = file.read(columns=["global_key", "data_row_id"])
     ours = [(p.row.global_key, p.row.data_row_id) for p in planned]
     return ours == list(zip(keys["global_key"].to_pylist(), keys["data_row_id"].to_pylist(), strict=True))
@@ -245,36 +311,47 @@ def _writer(work: SliceWork, tally: _Tally) -> Write:
     def write(writer: pq.ParquetWriter) -> None:
         old = _CommittedReplies(work.store, work.run.name, work.slice_key)
         group: list[pa.Table] = []
-        for at in range(0, len(work.planned), CHUNK_ROWS):
-            group.append(_chunk_table(work, work.planned[at : at + CHUNK_ROWS], old, tally))
+        planned = work.planned
+        for at in range(0, len(planned), CHUNK_ROWS):
+            group.append(_chunk_table(work, planned[at : at + CHUNK_ROWS], old, tally))
             if sum(t.nbytes for t in group) >= GROUP_BYTES or sum(t.num_rows for t in group) >= GROUP_ROWS:
                 writer.write_table(pa.concat_tables(group))
                 group = []
-        if group or not work.planned:
+        if group or not planned:
             writer.write_table(pa.concat_tables(group) if group else RESPONSES.schema.empty_table())
 
     return write
 
 
-def _chunk_table(work: SliceWork, planned: Sequence[PlannedRow], old: _CommittedReplies, tally: _Tally) -> pa.Table:
+def _chunk_table(work: SliceWork, planned: Sequence[PlannedCall], old: _CommittedReplies, tally: _Tally) -> pa.Table:
     answers = work.ledger.answers({p.call_id for p in planned if p.committed_at is None})
     columns: dict[str, list[Any]] = {name: [] for name in RESPONSES.schema.names}
     for p in planned:
         record = _record_of(p, answers, old)
         record |= {"data_row_id": p.row.data_row_id, "global_key": p.row.global_key, "call_id": p.call_id}
+        record |= {"frames": p.ask.frames or None, "message_id": p.ask.message_id}
         tally.add(record["outcome"], record["reply"])
         for name, values in columns.items():
             values.append(record[name])
     return build(RESPONSES, columns)
 
 
-def _record_of(p: PlannedRow, answers: Mapping[str, Answer], old: _CommittedReplies) -> dict[str, Any]:
+def _record_of(p: PlannedCall, answers: Mapping[str, Answer], old: _CommittedReplies) -> dict[str, Any]:
     if p.committed_at is not None:
         return old.at(p.committed_at)
-    answer = answers[p.call_id]
-    if answer.outcome not in GOOD and p.good_at is not None:
+    answer = answers.get(p.call_id)
+    if p.good_at is not None and (answer is None or answer.outcome not in GOOD):
         return old.at(p.good_at)
-    return _record(answer)
+    return _record(answers[p.call_id])
+
+
+def _reply_of(p: PlannedCall, answers: Mapping[str, Answer], old: _CommittedReplies) -> str | None:
+    """The reply to a call that was answered, as it will be committed; None where it was not."""
+    if p.committed_at is None and p.good_at is None and p.call_id not in answers:
+        return None
+    record = _record_of(p, answers, old)
+    reply: str | None = record["reply"]
+    return reply if record["outcome"] == "ok" else None
 
 
 def _record(answer: Answer) -> dict[str, Any]:

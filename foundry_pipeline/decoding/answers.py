@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from foundry_pipeline.decoding.features import Choice, Feature, Features
 from foundry_pipeline.decoding.findings import Findings
 from foundry_pipeline.decoding.item_columns import ItemRows
@@ -9,6 +11,9 @@ from foundry_pipeline.decoding.places import Place, is_text, quoted
 from foundry_pipeline.decoding.rejects import Fault, wrong_type
 from foundry_pipeline.ontology import FeatureKind
 from foundry_pipeline.tables import TABLE_OF_KIND
+
+MessageOf = Callable[[object], str | Fault]
+"""What an answer says of its message -> the message's id, or what is wrong with it."""
 
 _SHOWN_OPTIONS = 10
 
@@ -24,15 +29,18 @@ def read_score(value: object) -> float | Fault | None:
     return Fault("bad_score", f"expected a score from 0 to 1, got {value}")
 
 
-def read_answers(findings: Findings, feature: Feature, place: Place, value: object) -> None:
-    """What a reply says for one classification: a row per answer."""
+def read_answers(
+    findings: Findings, feature: Feature, place: Place, value: object, message_of: MessageOf | None = None
+) -> None:
+    """What a reply says for one classification: a row per answer. In a conversation, where `message_of` is given, an
+    answer may be about one message, and radio and text may have a list of such answers."""
     rows = findings.rows(TABLE_OF_KIND[feature.kind], place)
-    if feature.kind is not FeatureKind.CHECKLIST:
-        for item in findings.admit(place, [value]):
-            _read_answer(findings, rows, feature, place, item, 0)
-    elif isinstance(value, list):
+    if isinstance(value, list) and (feature.kind is FeatureKind.CHECKLIST or (message_of and _about_messages(value))):
         for index, item in enumerate(findings.admit(place, value)):
-            _read_answer(findings, rows, feature, place.at(index), item, index)
+            _read_answer(findings, rows, feature, place.at(index), item, index, message_of)
+    elif feature.kind is not FeatureKind.CHECKLIST:
+        for item in findings.admit(place, [value]):
+            _read_answer(findings, rows, feature, place, item, 0, message_of)
     else:
         findings.reject(place, wrong_type("a list of answers", value), value)
 
@@ -53,8 +61,21 @@ def read_nested(findings: Findings, questions: Features, place: Place, value: ob
             read_answers(findings, feature, below, answer)
 
 
-def _read_answer(findings: Findings, rows: ItemRows, feature: Feature, place: Place, value: object, index: int) -> None:
-    """One answer, or one object of `answer`, `score` and `classifications`."""
+def _about_messages(items: list[object]) -> bool:
+    objects = [item for item in items if isinstance(item, dict)]
+    return len(objects) == len(items) and any("message_id" in item for item in objects)
+
+
+def _read_answer(
+    findings: Findings,
+    rows: ItemRows,
+    feature: Feature,
+    place: Place,
+    value: object,
+    index: int,
+    message_of: MessageOf | None,
+) -> None:
+    """One answer, or one object of `answer`, `score`, `classifications` and, in a conversation, `message_id`."""
     said, score, nested, answer_place = value, None, None, place
     if isinstance(value, dict):
         if "answer" not in value:
@@ -66,11 +87,18 @@ def _read_answer(findings: Findings, rows: ItemRows, feature: Feature, place: Pl
             findings.reject(place.at("score"), read, value["score"], index)
             return
         score = read
+        if message_of is not None and value.get("message_id") is not None:
+            message = message_of(value["message_id"])
+            if isinstance(message, Fault):
+                findings.reject(place.at("message_id"), message, value["message_id"], index)
+                return
+            place = place._replace(message_id=message)
     choice = _chosen(feature, said)
     if isinstance(choice, Fault):
         findings.reject(answer_place, choice, said, index)
         return
     own = (choice.value,) if feature.kind is FeatureKind.TEXT else (feature.kind.value, choice.value)
+    rows.of_message(place.message_id)
     rows.add(index, score, (*own, place.parent_id))
     if nested is not None:
         read_nested(findings, choice.questions, place.at("classifications"), nested, rows.id_of(index))

@@ -47,9 +47,11 @@ def annotated_rows(run: Run, store: Store, slice_key: str, tally: Tally) -> Iter
         stop = min(first + ROWS_AT_ONCE, len(keys))
         by_table = [(table.name, table.records(first, stop)) for table in tables]
         for place, row in enumerate(rows_of(data_rows.slice(first, stop - first))):
-            outcome = outcomes.get(row.global_key, NOT_ASKED)
+            of_calls = outcomes.get(row.global_key, [NOT_ASKED])
+            outcome = "ok" if "ok" in of_calls else of_calls[0]
+            unanswered = len(of_calls) - of_calls.count("ok") if len(of_calls) > 1 else 0
             records = [(name, record) for name, of_rows in by_table for record in of_rows[place]]
-            yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally)), tally)
+            yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally), unanswered), tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,14 @@ def _read(store: Store, spec: TableSpec, owner: str, slice_key: str) -> pa.Table
     return empty(spec) if table is None else table
 
 
-def _outcomes(run: Run, store: Store, slice_key: str) -> dict[str, str]:
+def _outcomes(run: Run, store: Store, slice_key: str) -> dict[str, list[str]]:
+    """global key -> the outcomes of its calls, in order."""
     table = store.read(RESPONSES, run.name, slice_key, ["global_key", "outcome"])
-    return {} if table is None else dict(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    if table is not None:
+        for key, outcome in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+            found[key].append(outcome)
+    return found
 
 
 def _ordered(run: Run, spec: TableSpec, table: pa.Table, keys: pa.Array) -> _Ordered:
