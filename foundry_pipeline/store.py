@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -228,6 +229,14 @@ class Store:
     def file_names(self, folder: str) -> list[str]:
         """Names of the files directly in `folder` (relative to the root), sorted; none where it does not exist."""
         return sorted(self._names(folder))
+
+    def read_lines(self, name: str) -> Iterator[bytes]:
+        """The lines of a file that `write_file` or `put_file` wrote; none where there is no such file."""
+        path = f"{self._base}/{name}"
+        if self._fs.get_file_info(path).type != pafs.FileType.File:
+            return
+        with reading(path), self._fs.open_input_stream(path) as stream:
+            yield from io.BufferedReader(stream)
 
     def remove_file(self, name: str) -> None:
         """Take away a file that `write_file` or `put_file` wrote."""

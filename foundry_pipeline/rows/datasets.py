@@ -23,6 +23,7 @@ from foundry_pipeline.errors import ConfigError, Problem, RowUnavailable, Storag
 from foundry_pipeline.home import Dataset, Settings
 from foundry_pipeline.rows.content import Content, ContentReader
 from foundry_pipeline.rows.frames import check_decoder
+from foundry_pipeline.rows.labels import LABELS_FILE, labels_folder
 from foundry_pipeline.rows.records import LoadProblem, Record
 from foundry_pipeline.rows.slices import EARLIER_COLUMNS, Known, Spool, Unread, same_table, slice_key
 from foundry_pipeline.rows.sources import list_source
@@ -69,6 +70,8 @@ class DatasetReport:
     """Rows whose content cannot be had now."""
     bytes_read: int
     """Of contents, in this load."""
+    labelled: int
+    """Rows that the source has labels of: see `labels.stored_labels`."""
     problems: tuple[LoadProblem, ...]
     """The first 100."""
     problem_counts: Mapping[str, int]
@@ -144,6 +147,7 @@ class _Load:
     added: int = 0
     vanished: int = 0
     bytes_read: int = 0
+    labelled: int = 0
 
     def list_rows(self, reader: ContentReader) -> None:
         listing = list_source(self.dataset, reader.files, self.settings)
@@ -162,6 +166,9 @@ class _Load:
         problem = self.spool.add(record, known) or problem
         if problem is not None:
             self._problem(problem)
+        if record.labels_lost:
+            message = f"labels that no line of ground truth can hold: {record.labels_lost}"
+            self._problem(LoadProblem(record.place, "label_left_out", message))
 
     def _in_row(self, record: Record, reader: ContentReader) -> tuple[Known, LoadProblem | None]:
         row = DataRow("", record.global_key, self.dataset.media_type, record.row_data)
@@ -214,6 +221,21 @@ class _Load:
                 self._tell("reading", done, total)
         while waiting:
             self._write(waiting.popleft())
+        self._write_labels()
+
+    def _write_labels(self) -> None:
+        """Keep what the source says about its rows as one file, or none: see `labels.py`."""
+        name = f"{labels_folder(self.dataset.name)}/{LABELS_FILE}"
+        with self.store.scratch() as folder:
+            path = folder / LABELS_FILE
+            with path.open("w", encoding="utf-8") as file:
+                for lines in self.spool.labels():
+                    file.write(lines)
+                    self.labelled += 1
+            if self.labelled:
+                self.store.put_file(name, path)
+            else:
+                self.store.remove_file(name)
 
     def _write(self, number: int) -> None:
         key, name = slice_key(number), self.dataset.name
@@ -258,6 +280,7 @@ class _Load:
             content_changed=self.spool.changed_contents(),
             unavailable=mime_types.get("unknown", 0),
             bytes_read=self.bytes_read,
+            labelled=self.labelled,
             problems=tuple(self.problems),
             problem_counts=dict(sorted(self.problem_counts.items())),
         )

@@ -40,7 +40,8 @@ _CHUNK_CHARS = 16 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE listed (
     seq INTEGER PRIMARY KEY, global_key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, kind TEXT NOT NULL,
-    row_data TEXT NOT NULL, given_id TEXT UNIQUE, external_id TEXT, attachments TEXT NOT NULL, metadata TEXT NOT NULL
+    row_data TEXT NOT NULL, given_id TEXT UNIQUE, external_id TEXT, attachments TEXT NOT NULL, metadata TEXT NOT NULL,
+    labels TEXT NOT NULL
 );
 CREATE TABLE known (
     seq INTEGER PRIMARY KEY, mime_type TEXT, width INTEGER, height INTEGER, exif_orientation INTEGER, sha256 TEXT,
@@ -110,7 +111,7 @@ class Spool:
     def add(self, record: Record, known: Known | None) -> LoadProblem | None:
         """Keep a listed row, and what is known of its content; or say which earlier row has its key or its id."""
         cursor = self._db.execute(
-            "INSERT OR IGNORE INTO listed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO listed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.global_key,
                 record.place,
@@ -120,6 +121,7 @@ class Spool:
                 record.external_id,
                 orjson.dumps(record.attachments).decode(),
                 orjson.dumps(dict(record.metadata)).decode(),
+                record.labels,
             ),
         )
         if cursor.rowcount == 0:
@@ -241,6 +243,11 @@ class Spool:
         columns["attachments"] = [orjson.loads(value) for value in columns["attachments"]]
         columns["metadata"] = [list(orjson.loads(value).items()) for value in columns["metadata"]]
         return build(DATA_ROWS, columns)
+
+    def labels(self) -> Iterator[str]:
+        """The annotation lines of the rows that have some, row by row in the order of the slices."""
+        query = "SELECT labels FROM placed JOIN listed USING (seq) WHERE labels <> '' ORDER BY slice, position"
+        return (labels for (labels,) in self._db.execute(query))
 
     def row_count(self) -> int:
         """Rows listed."""
