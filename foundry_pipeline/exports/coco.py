@@ -32,6 +32,7 @@ from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record
 from foundry_pipeline.exports.format import Exporter
 from foundry_pipeline.exports.tally import Loss, Tally
 from foundry_pipeline.home import Run
+from foundry_pipeline.rows.data_uris import is_data_uri
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, MASKS, POLYGONS, TABLE_OF_KIND, TableSpec
 
@@ -162,6 +163,8 @@ def _digest(name: str) -> int:
 
 def _basename(row_data: str) -> str:
     """The file's own name: of a URL the last part of its path, of a path the same."""
+    if is_data_uri(row_data):
+        return ""  # it has no name, and its content is none
     is_url = re.match(r"[a-z][a-z0-9+.-]*://", row_data, re.IGNORECASE)
     return posixpath.basename(unquote(urlsplit(row_data).path) if is_url else row_data)
 
