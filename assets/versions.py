@@ -23,6 +23,7 @@ def answers_version(run: Run) -> str:
             "frames": [run.sampling.frames_per_second, list(run.sampling.frames), model.frames_per_call],
             "roles": run.dataset.roles,
             "generate": run.generate,
+            "message_ids": model.message_ids,
             **_what_is_known(run),
         }
     )

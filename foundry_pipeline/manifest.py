@@ -16,7 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from foundry_pipeline.config import endpoint_source
-from foundry_pipeline.config.fields import Block, Reader, choice, list_of, number, one_of, refuse, text, whole, written
+from foundry_pipeline.config.fields import (
+    Block,
+    Reader,
+    choice,
+    flag,
+    list_of,
+    number,
+    one_of,
+    refuse,
+    text,
+    whole,
+    written,
+)
 from foundry_pipeline.config.ontology_source import KIND_ALIASES, kinds_of, media_type, read_ontology
 from foundry_pipeline.config.params import params_path, schema_faults
 from foundry_pipeline.config.secrets import Auth, SecretRef
@@ -45,6 +57,7 @@ class Manifest:
     What the model sees of a data row: `exif` is `upright` (a picture is turned as its EXIF orientation says) or `keep`
     (its pixels as they are stored, whatever their mark); `html` is `source` or `readable` (the visible text). Of a
     video, `frames_per_second` or the numbers in `frames`, unless the run says otherwise, `frames_per_call` at a time.
+    With `message_ids`, each turn of a conversation has its message's id beside role and parts.
     """
 
     name: str
@@ -74,6 +87,7 @@ class Manifest:
     frames_per_second: float | None = None
     frames: tuple[int, ...] = ()
     frames_per_call: int = 1
+    message_ids: bool = False
 
     def feature_kinds(self) -> tuple[FeatureKind, ...]:
         """The kinds a reply may hold: the ontology's own where there is one, else the allowed ones, else all.
@@ -114,6 +128,7 @@ _PLAIN_FIELDS: Mapping[str, Reader[Any]] = {
     "html": choice(("source", "readable")),
     **FRAME_FIELDS,
     "frames_per_call": whole(1, 256),
+    "message_ids": flag,
 }
 
 

@@ -75,6 +75,16 @@ def test_a_dataset_says_who_is_who_by_id_or_name(roles: dict[str, str], model: F
     assert spoken == ["assistant", "user", "user", "assistant", "user", "assistant"]
 
 
+def test_turns_say_their_messages_where_the_manifest_asks_for_it(model: FakeModel, tmp_path: Path) -> None:
+    """The document knows role and parts alone; a model that answers about messages needs their ids."""
+    bench = bench_of(tmp_path, model, SALE)
+    bench.call()
+    assert all(turn.keys() == {"role", "parts"} for turn in model.requests[0].body["prompt"])
+    bench.model(message_ids=True)
+    assert bench.call().calls == 1
+    assert [turn["message_id"] for turn in model.requests[1].body["prompt"]] == ["m1", "m2", "m3", "m4", "m5", "m6"]
+
+
 def test_other_roles_are_another_call(model: FakeModel, tmp_path: Path) -> None:
     bench = bench_of(tmp_path, model, SALE)
     bench.call()

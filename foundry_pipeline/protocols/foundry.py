@@ -36,7 +36,8 @@ class FoundryRequests:
     def __init__(self, run: Run) -> None:
         self._run = run
         instructions = run.inference_params.get("prompt")
-        self._system = [_turn("system", instructions)] if isinstance(instructions, str) and instructions else []
+        has_system = isinstance(instructions, str) and instructions
+        self._system = [_as_json(Turn("system", str(instructions)))] if has_system else []
         self._beside: dict[str, object] = {}
         if run.model.ontology is not None:
             self._beside["ontology"] = run.model.ontology.as_json()
@@ -44,7 +45,7 @@ class FoundryRequests:
         if run.model.max_tokens is not None:
             self._beside["max_tokens"] = run.model.max_tokens
         self._identity = hashlib.sha256(self._run_identity())
-        self._around_picture = self._render([("user", "")], 1)
+        self._around_picture = self._render([Turn("user", "")], 1)
 
     def call_id(self, ask: Ask) -> str:
         """sha256, hexadecimal, over endpoint, protocol, version, parameters, ontology, prompt and what is asked about.
@@ -61,14 +62,17 @@ class FoundryRequests:
         """The request for pictures, in order and as they are to be sent, behind a text if there is one."""
         if len(pictures) == 1 and not text:
             return _filled(self._around_picture, pictures)
-        return _filled(self._render([("user", text)], len(pictures)), pictures)
+        return _filled(self._render([Turn("user", text)], len(pictures)), pictures)
 
     def text_body(self, text: str, pictures: Sequence[bytes] = ()) -> bytes:
         """The request for a text or an HTML page, with pictures behind it if there are any."""
-        return _filled(self._render([("user", text)], len(pictures), has_text=True), pictures)
+        return _filled(self._render([Turn("user", text)], len(pictures), has_text=True), pictures)
 
     def conversation_body(self, turns: Sequence[Turn], pictures: Sequence[bytes] = ()) -> bytes:
-        """The request for a conversation, with pictures at the end of its last turn if there are any."""
+        """The request for a conversation, with pictures at the end of its last turn if there are any. A turn says the
+        id of its message where the manifest asks for it."""
+        if not self._run.model.message_ids:
+            turns = [turn._replace(message_id=None) for turn in turns]
         return _filled(self._render(turns, len(pictures), has_text=True), pictures)
 
     def _run_identity(self) -> bytes:
@@ -112,13 +116,15 @@ class FoundryRequests:
     def _conversation_identity(self, ask: Ask) -> dict[str, object]:
         roles = self._run.dataset.roles
         found: dict[str, object] = {"roles": dict(roles)} if roles else {}
+        if self._run.model.message_ids:
+            found["message_ids"] = True
         if ask.message_id is not None:
             found |= {"answer_to": ask.message_id, "answers": ask.answers}
         return found
 
     def _render(self, turns: Sequence[Turn], pictures: int, *, has_text: bool = False) -> list[bytes]:
         """The body in pieces, with a picture to stand between each two. An empty text alone is no part of a turn."""
-        prompt = [*self._system, *(_turn(role, text, has_text=has_text) for role, text in turns)]
+        prompt = [*self._system, *(_as_json(turn, has_text=has_text) for turn in turns)]
         if turns and pictures:
             prompt[-1]["parts"] += [{"image": _HERE}] * pictures
         body = {"prompt": prompt, **self._beside}
@@ -126,8 +132,9 @@ class FoundryRequests:
         return rendered.encode("utf-8", errors="surrogatepass").split(_HERE_IN_JSON)
 
 
-def _turn(role: str, text: str, *, has_text: bool = False) -> dict[str, Any]:
-    return {"role": role, "parts": [{"text": text}] if text or has_text else []}
+def _as_json(turn: Turn, *, has_text: bool = False) -> dict[str, Any]:
+    said = {"role": turn.role, "parts": [{"text": turn.text}] if turn.text or has_text else []}
+    return said if turn.message_id is None else said | {"message_id": turn.message_id}
 
 
 def picture_attachments(ask: Ask) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from foundry_pipeline.errors import RowUnavailable, shown
 
@@ -18,8 +19,13 @@ OTHERS = "*"
 
 _ROLE_OF_ACTOR = {"human": "user", "model": "assistant", "system": "system"}
 
-Turn = tuple[str, str]
-"""Role (user, assistant or system) and text."""
+
+class Turn(NamedTuple):
+    """One turn of a prompt: role (user, assistant or system) and text; the message's id where it is a recorded one."""
+
+    role: str
+    text: str
+    message_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,8 @@ def roles_of(messages: Sequence[Message], roles: Mapping[str, str]) -> tuple[str
 
 def turns_of(messages: Sequence[Message], roles: Mapping[str, str]) -> list[Turn]:
     """All messages, one turn each, in order. Raises as `roles_of` does."""
-    return [(role, message.content) for role, message in zip(roles_of(messages, roles), messages, strict=True)]
+    spoken = zip(roles_of(messages, roles), messages, strict=True)
+    return [Turn(role, message.content, message.message_id) for role, message in spoken]
 
 
 def user_turns(messages: Sequence[Message], roles: Mapping[str, str]) -> tuple[str, ...]:
@@ -99,13 +106,13 @@ def turns_until(
     answered = False
     for message, role in zip(messages, roles_of(messages, roles), strict=True):
         if not (role == "assistant" and answered and own is not None):
-            history.append((role, message.content))
+            history.append(Turn(role, message.content, message.message_id))
         if message.message_id == message_id:
             break
         if message.message_id in waiting:
             answered = True
             if own is not None:
-                history.append(("assistant", next(own)))
+                history.append(Turn("assistant", next(own)))
     return history
 
 
