@@ -19,7 +19,8 @@ class Ask:
     """What one call is about: a data row, or a part of it.
 
     `frames` are those of a video that are sent, rising. `message_id` is the message of a conversation that the model
-    is to answer; `answers` are its own answers to the messages before, None where the recorded ones are its history.
+    is to answer; `answers` are its own answers to the messages before, None where it has none of its own: then the
+    recorded ones are its history, or it cannot be asked.
     """
 
     row: DataRow

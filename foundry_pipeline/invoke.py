@@ -321,10 +321,11 @@ class Invoker:
             begun.set()
             tasks += now
             results += await asyncio.gather(*(task.settled for task in now), return_exceptions=True)
-            if any(isinstance(result, BaseException) for result in results):
+            outcomes = {result.call_id: result.outcome for result in results if isinstance(result, Answer)}
+            if self._run.generate != "every" or len(outcomes) < len(results):
                 return tasks, results
-            if not await asyncio.to_thread(work.plan_next_turns):
-                await work.give_up_turns()
+            await asyncio.to_thread(work.plan, outcomes)
+            if not work.to_call:
                 return tasks, results
 
     async def _ask(self, slice_key: str, global_keys: frozenset[str], options: CallOptions) -> dict[str, Answer]:
@@ -374,10 +375,10 @@ class Invoker:
 
     def _submit_all(self, work: SliceWork) -> list[Task]:
         """Submit what is to be called now. The count of places done begins with those whose answer is there."""
-        sharing, places = work.calls_sharing, sum(map(len, work.of_rows))
+        sharing = work.places_sharing
         self._done["rows"] += work.reused - self._counted_reused.get(work.slice_key, 0)
         self._counted_reused[work.slice_key] = work.reused
-        self._rows_of_slice[work.slice_key] = places
+        self._rows_of_slice[work.slice_key] = len(work.planned)
         return [self._submit(work, call_id, ask, sharing[call_id]) for call_id, ask in work.to_call.items()]
 
     def _submit(self, work: SliceWork, call_id: str, ask: Ask, rows: int) -> Task:

@@ -104,6 +104,8 @@ class Renderer:
 
     def _conversation_body(self, ask: Ask, text: str, pictures: Sequence[bytes]) -> bytes:
         messages, roles = parse_conversation(text), self._run.dataset.roles
+        if self._run.generate == "every" and ask.message_id is not None and ask.answers is None:
+            raise RowUnavailable("row_no_history", "an earlier turn has no answer that could be this turn's history")
         if ask.message_id is not None:
             turns = turns_until(messages, roles, ask.message_id, ask.answers)
         elif self._run.generate is not None:

@@ -70,10 +70,10 @@ _RULES = f"""
 - **Masks** are COCO run lengths: compressed, as `pycocotools.mask.encode` makes them, or a list of runs. They are
   stored in one canonical form.
 - **Polygons** are one outer ring, stored open. What has holes or several parts is a mask.
-- **Videos**: `{{"frames": {{"12": {{...}}}}, ...}}`; each frame holds what a picture's reply would, and was sent. A call
-  about one frame may be answered like one about a picture. What stands beside `frames` is about the frame where it was
-  one, about the whole video where it took one call (`frame` is null), else about the call's frames (`frame` is the
-  first of them).
+- **Videos**: `{{"frames": {{"12": {{...}}}}, ...}}`; each frame holds what a picture's reply would, and is one that was
+  sent. A call about one frame may be answered like one about a picture. What stands beside `frames` is about the frame
+  where it was one, about the whole video where it took one call (`frame` is null), else about the call's frames
+  (`frame` is the first of them).
 - **Conversations**: an entity says its `message_id`; offsets then refer to that message. With one message it may be
   left out. An answer about one message says it, too: `{{"answer": "positive", "message_id": "4"}}`; radio and text may
   have a list of such answers. In a call that continues a conversation every answer is about the message it answers.

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +260,47 @@ def test_a_refresh_that_fails_keeps_the_whole_conversation_that_was_paid_for(mod
     report = bench.call(CallOptions(refresh=True))
     assert report.errors == {"http_500": 2}
     assert [(r["message_id"], r["reply"]) for r in bench.responses()] == before
+
+
+_CHILD = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {checkout!r})
+from tests.test_calls_conversations import long_talks, every_turn
+print(every_turn(Path({root!r}), {url!r}).call().failure)
+"""
+
+
+def long_talks(count: int = 12, turns: int = 5) -> list[dict[str, Any]]:
+    pairs = [
+        [(said(f"u{n}", "ann", f"{at}.{n}"), said(f"b{n}", "bot", "x")) for n in range(turns)] for at in range(count)
+    ]
+    return [talk(*(message for pair in talks for message in pair)) for talks in pairs]
+
+
+def every_turn(root: Path, url: str) -> MediaBench:
+    bench = MediaBench(root, url, "conversational", [{"row_data": each} for each in long_talks()], ontology=CHAT)
+    bench.runs(generate="every")
+    bench.model(max_concurrency=4, requests_per_second=200.0)
+    return bench
+
+
+def test_kill_9_in_the_middle_of_conversations_buys_no_turn_twice(model: FakeModel, tmp_path: Path) -> None:
+    model.answer = lambda request: Reply(echo(request).body, delay_s=0.03)
+    checkout = Path(__file__).parent.parent
+    child = _CHILD.format(checkout=str(checkout), root=str(tmp_path), url=model.url)
+    for kill_at in (17, 40):
+        process = subprocess.Popen([sys.executable, "-c", child], cwd=checkout)
+        while len(model.requests) < kill_at and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        time.sleep(0.1)
+    report = every_turn(tmp_path, model.url).go()
+    assert (report.rows, report.ok) == (60, 60)
+    asked = Counter(request.key for request in model.requests)
+    assert len(asked) == 60
+    assert sum(asked.values()) - 60 <= 2 * 4
 
 
 def test_a_conversation_without_a_user_is_not_sent(model: FakeModel, tmp_path: Path) -> None:

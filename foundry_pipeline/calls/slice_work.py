@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from foundry_pipeline.asks import Ask, asks_of
 from foundry_pipeline.calls.ledger import Answer, Ledger
-from foundry_pipeline.calls.turns import Turns
+from foundry_pipeline.calls.turns import asks_of_turns
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
@@ -79,7 +79,7 @@ class PlannedCall:
 
 @dataclass(slots=True)
 class SliceWork:
-    """A slice under its lease."""
+    """A slice under its lease. `rows` are those of its data rows that are planned."""
 
     run: Run
     slice_key: str
@@ -87,50 +87,66 @@ class SliceWork:
     ledger: Ledger
     requests: FoundryRequests
     options: CallOptions
+    rows: Sequence[DataRow]
+    turns: Mapping[str, Sequence[str]]
+    """global key -> the messages that wait for an answer, of the conversations that are to be continued."""
     committed: Mapping[str, tuple[int, str]]
     """call_id -> (place in the committed `responses`, outcome)."""
-    in_ledger: Mapping[str, str]
+    in_ledger: dict[str, str]
     """call_id -> outcome, of the answers there that stand."""
-    of_rows: list[list[PlannedCall]] = field(default_factory=list)
-    """The calls of each data row, in order."""
-    to_call: dict[str, Ask] = field(default_factory=dict)
-    """call_id -> what to call for now, the first ask that needs it; the same request is one call."""
-    turns: list[tuple[Turns, list[PlannedCall]]] = field(default_factory=list)
-    """The conversations whose next calls depend on the answers to the last, and their calls so far."""
-    repeated: int = 0
-    """Calls to be made whose outcome an earlier process never learned."""
+    planned: Sequence[PlannedCall] = ()
+    to_call: Mapping[str, Ask] = field(default_factory=dict)
+    """call_id -> the first ask that needs it; the same request is one call."""
+    settled: set[str] = field(default_factory=set)
+    """Calls that were made now: their outcome stands, whatever `options` say."""
 
     @property
-    def planned(self) -> list[PlannedCall]:
-        """All calls, in the order of the data rows."""
-        return list(chain.from_iterable(self.of_rows))
-
-    @property
-    def calls_sharing(self) -> Counter[str]:
-        """call_id -> places in the table that its answer fills."""
+    def places_sharing(self) -> Counter[str]:
+        """call_id -> places in `responses` that its answer fills."""
         return Counter(p.call_id for p in self.planned)
+
+    @property
+    def repeated(self) -> int:
+        """Calls, made now or to be made, whose outcome an earlier process never learned."""
+        return len(self.ledger.unknown & (self.to_call.keys() | self.settled))
 
     @property
     def reused(self) -> int:
         """Calls whose answer was already there."""
-        return sum(1 for p in self.planned if p.kept is not None)
+        return sum(1 for p in self.planned if p.kept is not None and p.call_id not in self.settled)
 
     def answers(self) -> dict[str, Answer]:
-        """global key -> answer with its reply, of the first call of every planned row that has one. For a few rows,
-        not a slice."""
-        first = [calls[0] for calls in self.of_rows]
+        """global key -> answer with its reply, of every planned row that has one. For a few rows, not a slice; of a row
+        with several calls, the first call's."""
         old = _CommittedReplies(self.store, self.run.name, self.slice_key)
-        fresh = self.ledger.answers({p.call_id for p in first if p.committed_at is None})
-        found = {}
-        for p in first:
+        fresh = self.ledger.answers({p.call_id for p in self.planned if p.committed_at is None})
+        found: dict[str, Answer] = {}
+        for p in self.planned:
             if p.committed_at is not None:
-                found[p.row.global_key] = _answer(p.call_id, old.at(p.committed_at))
+                found.setdefault(p.row.global_key, _answer(p.call_id, old.at(p.committed_at)))
             elif p.call_id in fresh:
-                found[p.row.global_key] = fresh[p.call_id]
+                found.setdefault(p.row.global_key, fresh[p.call_id])
         return found
 
-    def plan(self, ask: Ask) -> PlannedCall:
-        """One call, and whether its answer is there: the ledger's is newer than the committed one."""
+    def plan(self, outcomes: Mapping[str, str] | None = None, *, first_only: bool = False) -> None:
+        """Decide what to call; again, after calls were settled with these outcomes, where conversations go on."""
+        self.settled |= (outcomes or {}).keys()
+        self.in_ledger |= outcomes or {}
+        replies = _Replies(self)
+        planned = [self._planned(ask) for row in self.rows for ask in self._asks(row, replies, first_only)]
+        to_call: dict[str, Ask] = {}
+        for p in planned:
+            if p.kept is None:
+                to_call.setdefault(p.call_id, p.ask)
+        self.planned, self.to_call = planned, to_call
+
+    def _asks(self, row: DataRow, replies: _Replies, first_only: bool) -> Sequence[Ask]:
+        turns = self.turns.get(row.global_key)
+        asks = asks_of_turns(self.run, row, turns, replies.said) if turns else asks_of(self.run, row)
+        return list(islice(asks, 1 if first_only else None))
+
+    def _planned(self, ask: Ask) -> PlannedCall:
+        """The ledger's answer is newer than the committed one."""
         call_id = self.requests.call_id(ask)
         at, outcome = self.committed.get(call_id, (None, ""))
         good_at = at if outcome in GOOD else None
@@ -138,36 +154,24 @@ class SliceWork:
             return PlannedCall(ask, call_id, None, self.in_ledger[call_id], good_at)
         if at is not None and self.options.keeps(outcome):
             return PlannedCall(ask, call_id, at, outcome, good_at)
-        if call_id not in self.to_call:
-            self.to_call[call_id] = ask
-            self.repeated += call_id in self.ledger.unknown
         return PlannedCall(ask, call_id, None, None, good_at)
 
-    def plan_next_turns(self) -> bool:
-        """Go on with the conversations whose last call has been answered; False where there is nothing to call then.
 
-        To be called when everything in `to_call` is settled.
-        """
-        self.to_call.clear()
-        while waiting := [(turns, calls) for turns, calls in self.turns if turns.goes_on]:
-            old = _CommittedReplies(self.store, self.run.name, self.slice_key)
-            for at in range(0, len(waiting), CHUNK_ROWS):
-                some = waiting[at : at + CHUNK_ROWS]
-                fresh = self.ledger.answers({calls[-1].call_id for _, calls in some if calls[-1].committed_at is None})
-                for turns, calls in some:
-                    if (ask := turns.next_ask(_reply_of(calls[-1], fresh, old))) is not None:
-                        calls.append(self.plan(ask))
-            if self.to_call:
-                return True
-        return False
+class _Replies:
+    """What became of single calls, as it will be committed."""
 
-    async def give_up_turns(self) -> None:
-        """Put on record what was never asked because no answer came before it: every turn has its row."""
-        for turns, calls in self.turns:
-            for ask in turns.never_asked():
-                calls.append(PlannedCall(ask, self.requests.call_id(ask), None))
-                answer = Answer(calls[-1].call_id, "not_sent", error="row_no_history", message=turns.NO_HISTORY)
-                await self.ledger.write(answer)
+    def __init__(self, work: SliceWork) -> None:
+        self._work = work
+        self._old = _CommittedReplies(work.store, work.run.name, work.slice_key)
+
+    def said(self, ask: Ask) -> tuple[str, str | None] | None:
+        """(outcome, reply) of a call; None where it is still to be made."""
+        planned = self._work._planned(ask)
+        if planned.kept is None:
+            return None
+        fresh = self._work.ledger.answers([planned.call_id]) if planned.committed_at is None else {}
+        record = _record_of(planned, fresh, self._old)
+        return record["outcome"], record["reply"]
 
 
 def plan_slice(
@@ -182,24 +186,20 @@ def plan_slice(
 ) -> SliceWork:
     """Read the slice and decide what to call.
 
-    `turns` are the messages to be answered of each conversation that is to be continued, by global key. `only` limits
-    the plan to the first call of some rows, by their global keys, and then it is not to be committed. Raises
+    `turns` are the messages that wait for an answer, by global key, of conversations that are to be continued. `only`
+    limits the plan to the first call of some rows, by their global keys, and then it is not to be committed. Raises
     StorageError where the slice has no data rows or cannot be read.
     """
-    rows = read_rows(run, slice_key, store)
+    rows = [row for row in read_rows(run, slice_key, store) if only is None or row.global_key in only]
     committed = _committed_answers(store, run.name, slice_key, options)
     ledger = Ledger(ledger_path)
     try:
         in_ledger = {call_id: outcome for call_id, outcome in ledger.outcomes().items() if options.keeps(outcome)}
+        work = SliceWork(run, slice_key, store, ledger, requests, options, rows, turns, committed, in_ledger)
+        work.plan(first_only=only is not None)
     except BaseException:
         ledger.close()
         raise
-    work = SliceWork(run, slice_key, store, ledger, requests, options, committed, in_ledger)
-    for row in rows:
-        if only is None:
-            _plan_row(work, row, turns.get(row.global_key))
-        elif row.global_key in only:
-            _plan_row(work, row, turns.get(row.global_key), first_only=True)
     return work
 
 
@@ -210,16 +210,6 @@ def read_rows(run: Run, slice_key: str, store: Store) -> list[DataRow]:
         name = run.dataset.name
         raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
     return list(rows_of(rows))
-
-
-def _plan_row(work: SliceWork, row: DataRow, turns: Sequence[str] | None, *, first_only: bool = False) -> None:
-    if turns:
-        of_row = Turns(work.run, row, turns)
-        work.of_rows.append([work.plan(of_row.first_ask())])
-        work.turns += [] if first_only else [(of_row, work.of_rows[-1])]
-        return
-    asks = asks_of(work.run, row)
-    work.of_rows.append([work.plan(ask) for ask in (asks[:1] if first_only else asks)])
 
 
 def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> dict[str, tuple[int, str]]:
@@ -247,7 +237,7 @@ def outcome_counts(work: SliceWork, settled: Mapping[str, Answer]) -> tuple[Coun
         answer = settled.get(planned.call_id)
         if answer is not None and answer.error:
             errors[answer.error] += 1
-        if planned.kept is not None:
+        if planned.kept is not None and planned.call_id not in work.settled:
             outcomes[planned.kept] += 1
         elif answer is not None:
             outcomes["ok" if answer.outcome not in GOOD and planned.good_at is not None else answer.outcome] += 1
@@ -287,10 +277,11 @@ def _unchanged(work: SliceWork, tally: _Tally) -> str | None:
     file = work.store.open(RESPONSES, work.run.name, work.slice_key)
     if file is None:
         return None
-    planned = work.planned
     with file, reading(work.store.path(RESPONSES, work.run.name, work.slice_key)):
-        same = file.metadata.num_rows == len(planned) and all(p.committed_at == at for at, p in enumerate(planned))
-        if not same or not _same_rows(file, planned):
+        same = file.metadata.num_rows == len(work.planned) and all(
+            planned.committed_at == at for at, planned in enumerate(work.planned)
+        )
+        if not same or not _same_rows(file, work.planned):
             return None
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["outcome", "reply"])
@@ -311,13 +302,12 @@ def _writer(work: SliceWork, tally: _Tally) -> Write:
     def write(writer: pq.ParquetWriter) -> None:
         old = _CommittedReplies(work.store, work.run.name, work.slice_key)
         group: list[pa.Table] = []
-        planned = work.planned
-        for at in range(0, len(planned), CHUNK_ROWS):
-            group.append(_chunk_table(work, planned[at : at + CHUNK_ROWS], old, tally))
+        for at in range(0, len(work.planned), CHUNK_ROWS):
+            group.append(_chunk_table(work, work.planned[at : at + CHUNK_ROWS], old, tally))
             if sum(t.nbytes for t in group) >= GROUP_BYTES or sum(t.num_rows for t in group) >= GROUP_ROWS:
                 writer.write_table(pa.concat_tables(group))
                 group = []
-        if group or not planned:
+        if group or not work.planned:
             writer.write_table(pa.concat_tables(group) if group else RESPONSES.schema.empty_table())
 
     return write
@@ -339,19 +329,10 @@ def _chunk_table(work: SliceWork, planned: Sequence[PlannedCall], old: _Committe
 def _record_of(p: PlannedCall, answers: Mapping[str, Answer], old: _CommittedReplies) -> dict[str, Any]:
     if p.committed_at is not None:
         return old.at(p.committed_at)
-    answer = answers.get(p.call_id)
-    if p.good_at is not None and (answer is None or answer.outcome not in GOOD):
+    answer = answers[p.call_id]
+    if answer.outcome not in GOOD and p.good_at is not None:
         return old.at(p.good_at)
-    return _record(answers[p.call_id])
-
-
-def _reply_of(p: PlannedCall, answers: Mapping[str, Answer], old: _CommittedReplies) -> str | None:
-    """The reply to a call that was answered, as it will be committed; None where it was not."""
-    if p.committed_at is None and p.good_at is None and p.call_id not in answers:
-        return None
-    record = _record_of(p, answers, old)
-    reply: str | None = record["reply"]
-    return reply if record["outcome"] == "ok" else None
+    return _record(answer)
 
 
 def _record(answer: Answer) -> dict[str, Any]:

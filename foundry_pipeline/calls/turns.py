@@ -1,57 +1,39 @@
-"""A conversation that the model continues: one call a turn, each with the model's own answers before it as history.
+"""Conversations that the model continues: one call a turn, each with the model's own answers before it as history.
 
-The next call is known only when the last one has been answered, so a slice with conversations is planned in rounds.
+The next call is known only when the last one has been answered, so a slice of such conversations is planned again and
+again, each time one turn further, until no conversation goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from foundry_pipeline.asks import Ask
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import spoken_text
 from foundry_pipeline.home import Run
 
+Said = Callable[[Ask], tuple[str, str | None] | None]
+"""What became of a call: (outcome, reply); None where it is still to be made."""
 
-class Turns:
-    """The turns of one conversation, and how far the model has come."""
 
-    NO_HISTORY = "an earlier turn of the conversation has no answer that could be its history"
+def asks_of_turns(run: Run, row: DataRow, message_ids: Sequence[str], said: Said) -> Iterator[Ask]:
+    """What is asked about a conversation as far as it is known by now; `message_ids` are those that wait for an answer.
 
-    def __init__(self, run: Run, row: DataRow, message_ids: Sequence[str]) -> None:
-        """`message_ids` are the messages that wait for an answer, at least one, in order."""
-        self._run = run
-        self._row = row
-        self._message_ids = message_ids if run.generate == "every" else message_ids[-1:]
-        self._answers: list[str] = []
-        self._asked = 0
-        self._is_broken = False
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether a turn is left that could be asked."""
-        return not self._is_broken and self._asked < len(self._message_ids)
-
-    def first_ask(self) -> Ask:
-        """The first call, which depends on none."""
-        return self._ask()
-
-    def next_ask(self, reply: str | None) -> Ask | None:
-        """The next call, after the reply to the last one; None where there is no reply, or no text to go on with."""
-        text = None if reply is None else spoken_text(self._run.model, reply)
-        if text is None:
-            self._is_broken = True
-            return None
-        self._answers.append(text)
-        return self._ask()
-
-    def never_asked(self) -> Iterator[Ask]:
-        """The turns behind one without an answer."""
-        for message_id in self._message_ids[self._asked :]:
-            yield Ask(self._row, message_id=message_id, answers=())
-
-    def _ask(self) -> Ask:
-        message_id = self._message_ids[self._asked]
-        self._asked += 1
-        answers = tuple(self._answers) if self._run.generate == "every" else None
-        return Ask(self._row, message_id=message_id, answers=answers)
+    Behind a turn whose answer gave no text, every further turn is asked without a history: that cannot be sent, and
+    making its request says so.
+    """
+    if run.generate == "last":
+        yield Ask(row, message_id=message_ids[-1])
+        return
+    answers: list[str] | None = []
+    for message_id in message_ids:
+        ask = Ask(row, message_id=message_id, answers=None if answers is None else tuple(answers))
+        yield ask
+        if answers is None:
+            continue
+        if (found := said(ask)) is None:
+            return
+        outcome, reply = found
+        text = spoken_text(run.model, reply) if outcome == "ok" and reply is not None else None
+        answers = None if text is None else [*answers, text]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -25,9 +26,8 @@ from foundry_pipeline.rows.media import FRAME_TRANSFORM, UPRIGHT_TRANSFORM, need
 PICTURE_ATTACHMENTS = ("IMAGE", "IMAGE_OVERLAY")
 """The attachment types that are sent where the run asks for it."""
 
-_HERE = "\x00image\x00"
-"""Stands for a picture while the rest of the body is rendered; JSON escapes NUL, so no text can hold it."""
-_HERE_IN_JSON = json.dumps(_HERE)[1:-1].encode()
+_HERE = uuid.uuid4().hex
+"""Stands for content while the rest of the body is rendered; made anew in every process, so that no text can hold it."""
 
 
 class FoundryRequests:
@@ -46,6 +46,7 @@ class FoundryRequests:
             self._beside["max_tokens"] = run.model.max_tokens
         self._identity = hashlib.sha256(self._run_identity())
         self._around_picture = self._render([Turn("user", "")], 1)
+        self._around_text = self._render([Turn("user", _HERE)], 0)
 
     def call_id(self, ask: Ask) -> str:
         """sha256, hexadecimal, over endpoint, protocol, version, parameters, ontology, prompt and what is asked about.
@@ -66,6 +67,9 @@ class FoundryRequests:
 
     def text_body(self, text: str, pictures: Sequence[bytes] = ()) -> bytes:
         """The request for a text or an HTML page, with pictures behind it if there are any."""
+        if not pictures:
+            before, after = self._around_text
+            return b"".join((before, _json(text), after))
         return _filled(self._render([Turn("user", text)], len(pictures), has_text=True), pictures)
 
     def conversation_body(self, turns: Sequence[Turn], pictures: Sequence[bytes] = ()) -> bytes:
@@ -119,17 +123,19 @@ class FoundryRequests:
         if self._run.model.message_ids:
             found["message_ids"] = True
         if ask.message_id is not None:
-            found |= {"answer_to": ask.message_id, "answers": ask.answers}
+            found |= {"generate": self._run.generate, "answer_to": ask.message_id, "answers": ask.answers}
         return found
 
     def _render(self, turns: Sequence[Turn], pictures: int, *, has_text: bool = False) -> list[bytes]:
-        """The body in pieces, with a picture to stand between each two. An empty text alone is no part of a turn."""
+        """The body in pieces: a picture, as a JSON string, is to stand between each two.
+
+        An empty text is no part of a turn, unless `has_text`.
+        """
         prompt = [*self._system, *(_as_json(turn, has_text=has_text) for turn in turns)]
         if turns and pictures:
             prompt[-1]["parts"] += [{"image": _HERE}] * pictures
         body = {"prompt": prompt, **self._beside}
-        rendered = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        return rendered.encode("utf-8", errors="surrogatepass").split(_HERE_IN_JSON)
+        return _json(body).split(_json(_HERE))
 
 
 def _as_json(turn: Turn, *, has_text: bool = False) -> dict[str, Any]:
@@ -143,8 +149,12 @@ def picture_attachments(ask: Ask) -> list[tuple[str, str]]:
 
 
 def _filled(pieces: Sequence[bytes], pictures: Sequence[bytes]) -> bytes:
-    encoded = (binascii.b2a_base64(picture, newline=False) for picture in pictures)
+    encoded = (b'"%b"' % binascii.b2a_base64(picture, newline=False) for picture in pictures)
     return b"".join(part for pair in zip_longest(pieces, encoded, fillvalue=b"") for part in pair)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="surrogatepass")
 
 
 def _canonical(value: object) -> bytes:

@@ -199,9 +199,11 @@ class ContentReader:
         """
         if row.media_type not in TEXT_LIKE:
             raise RowUnavailable("row_not_media", f"a data row of media type {shown(row.media_type)} has no text")
-        content = await self.read(row)
-        if locate(row.row_data, row.media_type, self.files)[0] is Kind.INLINE:
+        kind, _ = locate(row.row_data, row.media_type, self.files)
+        if kind is Kind.INLINE:
+            self.in_row(row, kind)
             return row.row_data
+        content = await self.read(row)
         return decode_text(content.data, content.charset or self._encoding)
 
     async def close(self) -> None:
@@ -215,8 +217,10 @@ class ContentReader:
         if kind is Kind.DATA_URI:
             found = read_data_uri(row.row_data, self._settings.max_row_bytes)
             return self._described(row, found.data, "the data: URI", found.charset)
-        content = _inline_content(row.row_data, row.media_type, self._settings.max_row_bytes)
-        return _as_recorded(row, content.data, "the row's text") if row.content_sha256 and row.mime_type else content
+        data = _utf8(row.row_data, self._settings.max_row_bytes)
+        if row.content_sha256 and row.mime_type:
+            return _as_recorded(row, data, "the row's text")
+        return _content(data, inspect_text(row.row_data, row.media_type))
 
     async def _read_once(self, row: DataRow, kind: Kind, place: str) -> Content:
         if kind is Kind.PATH:
@@ -307,15 +311,14 @@ class RowReader:
         return self._runner.run(self._reader.read(row)).data
 
 
-def _inline_content(text: str, media_type: str, max_bytes: int) -> Content:
-    """The content of a text that stands in the row itself: its UTF-8 bytes. Raises RowUnavailable as `read` does."""
+def _utf8(text: str, max_bytes: int) -> bytes:
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as err:
         raise RowUnavailable("row_encoding", f"a lone surrogate at character {err.start}") from None
     if len(data) > max_bytes:
         raise RowUnavailable("row_too_large", f"the text is over max_row_bytes = {max_bytes:,} bytes")
-    return _content(data, inspect_text(text, media_type))
+    return data
 
 
 def _content(data: bytes, facts: Facts) -> Content:
