@@ -27,7 +27,7 @@ PICTURE_ATTACHMENTS = ("IMAGE", "IMAGE_OVERLAY")
 """The attachment types that are sent where the run asks for it."""
 
 _HERE = uuid.uuid4().hex
-"""Stands for content while the rest of the body is rendered; made anew in every process, so that no text can hold it."""
+"""Stands for content while the rest of the body is rendered; new in every process, so that no text can hold it."""
 
 
 class FoundryRequests:

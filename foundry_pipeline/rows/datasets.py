@@ -228,10 +228,13 @@ class _Load:
         name = f"{labels_folder(self.dataset.name)}/{LABELS_FILE}"
         with self.store.scratch() as folder:
             path = folder / LABELS_FILE
-            with path.open("w", encoding="utf-8") as file:
-                for lines in self.spool.labels():
-                    file.write(lines)
-                    self.labelled += 1
+            try:
+                with path.open("w", encoding="utf-8") as file:
+                    for lines in self.spool.labels():
+                        file.write(lines)
+                        self.labelled += 1
+            except OSError as err:
+                raise StorageError(f"cannot write {path}: {err.strerror or err}; the older labels stay") from err
             if self.labelled:
                 self.store.put_file(name, path)
             else:

@@ -16,7 +16,7 @@ NO_DECODER = "videos are decoded by PyAV, which is not installed: pip install 'f
 
 @dataclass(frozen=True, slots=True)
 class VideoLimits:
-    """What a video may cost. Pixels are a frame's, seconds are for decoding the frames of one call."""
+    """What a video may cost. Pixels are a frame's, seconds are for reaching one frame."""
 
     max_pixels: int
     max_frames: int

@@ -163,9 +163,15 @@ class Spool:
             seq, kind = found
             self._db.execute("INSERT INTO placed VALUES (?, ?, ?)", (number, position, seq))
             self._db.execute("INSERT INTO earlier VALUES (?, ?)", (seq, row["content_sha256"]))
-            if reuse and Kind(kind).is_remote and row["content_sha256"] and row["media_type"] == self._media_type:
+            if reuse and Kind(kind).is_remote and self._is_known(row):
                 self._reuse(seq, row)
         return vanished
+
+    def _is_known(self, row: Mapping[str, object]) -> bool:
+        """Whether an earlier row says what its content is; a video's frames were not always counted."""
+        if not row["content_sha256"] or row["media_type"] != self._media_type:
+            return False
+        return self._media_type != "video" or row.get("frame_count") is not None
 
     def _reuse(self, seq: int, row: Mapping[str, object]) -> None:
         values = (seq, *(row.get(name) for name in EARLIER_FACTS), seq, row["row_data"])
