@@ -54,11 +54,13 @@ class Renderer:
         """The request's body. Raises RowUnavailable where content cannot be had."""
         media_type = self._run.dataset.media_type
         if media_type == "image":
-            return self._requests.pictures_body(self._bounded([await self._picture(ask.row), *await self._beside(ask)]))
+            return self._requests.pictures_body(await self._with_attachments(ask, [await self._picture(ask.row)]))
         if media_type == "video":
             return await self._frames_body(ask)
-        text = seen_text(self._run, ask.row, await self._reader.text(ask.row))
-        pictures = self._bounded(await self._beside(ask))
+        text = await self._reader.text(ask.row)
+        if media_type == "html":  # a large page takes seconds, and others want to be sent meanwhile
+            text = await asyncio.to_thread(seen_text, self._run, ask.row, text)
+        pictures = await self._with_attachments(ask, [])
         if media_type == "conversational":
             return self._conversation_body(ask, text, pictures)
         return self._requests.text_body(text, pictures)
@@ -73,25 +75,26 @@ class Renderer:
             return content.data
         return await asyncio.to_thread(upright_jpeg_or_png, content.data, content.mime_type)
 
-    async def _beside(self, ask: Ask) -> list[bytes]:
-        """The pictures among the row's attachments, where the run asks for them."""
+    async def _with_attachments(self, ask: Ask, pictures: list[bytes]) -> list[bytes]:
+        """The pictures, and those among the row's attachments behind them, where the run asks for them."""
         if not self._run.uses_image_attachments:
-            return []
-        pictures = []
+            return pictures
         for place, (_, value) in enumerate(picture_attachments(ask)):
             try:
                 pictures.append(await self._picture(DataRow("", "", "image", value)))
             except RowUnavailable as err:
                 raise RowUnavailable(err.code, f"picture attachment {place}: {err.message}") from None
+            _check_together(pictures, self._max_bytes)
         return pictures
 
     async def _frames_body(self, ask: Ask) -> bytes:
         """One frame is sent as a picture is; several behind a text that names their numbers."""
         if not ask.frames:
             raise await self._why_no_frames(ask.row)
-        frames = await self._videos.frames(ask.row, ask.frames, upright=self._run.model.exif != "keep")
+        upright = self._run.model.exif != "keep"
+        frames = await self._videos.frames(ask.row, ask.frames, self._max_bytes, upright=upright)
         numbers = f"frames: {', '.join(map(str, ask.frames))}" if self._run.model.frames_per_call > 1 else ""
-        return self._requests.pictures_body(self._bounded([*frames, *await self._beside(ask)]), numbers)
+        return self._requests.pictures_body(await self._with_attachments(ask, frames), numbers)
 
     async def _why_no_frames(self, row: DataRow) -> RowUnavailable:
         if row.frame_count:
@@ -114,11 +117,12 @@ class Renderer:
             turns = turns_of(messages, roles)
         return self._requests.conversation_body(turns, pictures)
 
-    def _bounded(self, pictures: list[bytes]) -> list[bytes]:
-        if len(pictures) > 1 and sum(map(len, pictures)) > self._max_bytes:
-            message = f"its {len(pictures)} pictures together are over max_row_bytes = {self._max_bytes:,} bytes"
-            raise RowUnavailable("row_too_large", message)
-        return pictures
+
+def _check_together(pictures: Sequence[bytes], max_bytes: int) -> None:
+    """The pictures of one request share the limit. One alone may be larger: turning it can make it so."""
+    if len(pictures) > 1 and sum(map(len, pictures)) > max_bytes:
+        message = f"the first {len(pictures)} pictures of the request are over max_row_bytes = {max_bytes:,} bytes"
+        raise RowUnavailable("row_too_large", message)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,8 +142,8 @@ class _OpenVideos:
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._slots = asyncio.Semaphore(VIDEOS_OPEN)
 
-    async def frames(self, row: DataRow, numbers: Sequence[int], *, upright: bool) -> list[bytes]:
-        """The frames as JPEG, in the order of `numbers`. Raises RowUnavailable."""
+    async def frames(self, row: DataRow, numbers: Sequence[int], max_bytes: int, *, upright: bool) -> list[bytes]:
+        """The frames as JPEG, in the order of `numbers`, together at most `max_bytes`. Raises RowUnavailable."""
         # The slot comes first, so that calls are served in their order: else each would find its video closed again.
         async with self._slots:
             opened = self._opened.setdefault(key := row.content_sha256 or row.row_data, _Opened())
@@ -148,7 +152,7 @@ class _OpenVideos:
             try:
                 async with opened.turn:
                     opened.video = opened.video or await self._open(row)
-                    return await asyncio.to_thread(_jpegs, opened.video, numbers, upright)
+                    return await asyncio.to_thread(_jpegs, opened.video, numbers, max_bytes, upright)
             finally:
                 opened.users -= 1
                 self._close_surplus()
@@ -173,7 +177,11 @@ class _OpenVideos:
                 video.close()
 
 
-def _jpegs(video: Video, numbers: Sequence[int], upright: bool) -> list[bytes]:
+def _jpegs(video: Video, numbers: Sequence[int], max_bytes: int, upright: bool) -> list[bytes]:
     from foundry_pipeline.rows.video import frame_jpeg
 
-    return [frame_jpeg(video.picture(number, upright=upright)) for number in numbers]
+    frames: list[bytes] = []
+    for number in numbers:
+        frames.append(frame_jpeg(video.picture(number, upright=upright)))
+        _check_together(frames, max_bytes)
+    return frames
