@@ -183,12 +183,18 @@ class Store:
             self._fs.delete_file(path)
 
     def recover(self) -> None:
-        """Finish commits that a killed process left behind, drop those that had not reached their commit point."""
+        """Finish commits that a killed process left behind, drop those that had not reached their commit point.
+
+        Raises StorageError where the disk refuses.
+        """
         if not self.local:
             return
-        for intent in sorted(Path(self.root, RECORDS).glob("*.intent")):
-            self._publish(intent)
-        self._drop_dead_staging()
+        try:
+            for intent in sorted(Path(self.root, RECORDS).glob("*.intent")):
+                self._publish(intent)
+            self._drop_dead_staging()
+        except OSError as err:
+            raise StorageError(f"cannot finish earlier commits under {self.root}: {err.strerror or err}") from err
 
     def write_file(self, name: str, content: bytes) -> Written:
         """Write `content` under `name` (relative to the root), whole or not at all."""
@@ -298,15 +304,17 @@ class Store:
     ) -> dict[str, Written]:
         self._finish_earlier(owner, slice_key)
         staging = self._staging_folder()
+        intent = Path(self.root, RECORDS, f"{staging.name}.intent")
         try:
             written = {
                 name: self._write_parquet(name, owner, slice_key, content, staging / f"{name}.parquet")
                 for name, content in tables.items()
             }
             _sync_folder(staging)
-            intent = self._write_intent(owner, slice_key, staging, written, about)
+            self._write_intent(intent, owner, slice_key, staging, written, about)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            if not intent.exists():  # past the commit point, recovery finishes what was begun
+                shutil.rmtree(staging, ignore_errors=True)
             raise
         self._publish(intent)
         return written
@@ -320,12 +328,16 @@ class Store:
         return Written(f"{_folder(TABLES[name], owner)}/{slice_key}.parquet", rows, target.stat().st_size, digest)
 
     def _write_intent(
-        self, owner: str, slice_key: str, staging: Path, written: Mapping[str, Written], about: Mapping[str, object]
-    ) -> Path:
+        self,
+        intent: Path,
+        owner: str,
+        slice_key: str,
+        staging: Path,
+        written: Mapping[str, Written],
+        about: Mapping[str, object],
+    ) -> None:
         """The commit point: once this file has its name, recovery finishes the commit."""
-        records = Path(self.root, RECORDS)
-        records.mkdir(parents=True, exist_ok=True)
-        intent = records / f"{staging.name}.intent"
+        intent.parent.mkdir(parents=True, exist_ok=True)
         body = {
             "staging": staging.name,
             "owner": owner,
@@ -339,8 +351,7 @@ class Store:
         temporary = staging / "intent"
         _write_synced(temporary, json.dumps(body, sort_keys=True, indent=1).encode())
         temporary.replace(intent)
-        _sync_folder(records)
-        return intent
+        _sync_folder(intent.parent)
 
     def _finish_earlier(self, owner: str, slice_key: str) -> None:
         """Publish what a killed process had committed of this slice, so that it cannot overwrite the newer files."""

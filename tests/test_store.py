@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_no_temporary_file_lies_where_readers_look(tmp_path: Path) -> None:
     assert list((tmp_path / "_staging").iterdir()) == []
 
 
-def test_a_flipped_bit_is_refused_not_read(tmp_path: Path) -> None:
+def test_F112_a_flipped_bit_is_refused_not_read(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.commit("run", "00000", {"texts": texts(*(f"answer {i}" for i in range(500)))})
     path = Path(store.path(TEXTS, "run", "00000"))
@@ -111,7 +112,7 @@ def commit(folder, answer, die_at):
         if event in STEPS:
             seen += 1
             if seen == die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), int(sys.argv[3]))
     store = Store(folder)
     if die_at:
         sys.addaudithook(hook)
@@ -138,6 +139,8 @@ def child(action):
         try:
             action()
             os._exit(0)
+        except KeyboardInterrupt:
+            os._exit(2)
         except BaseException as err:
             print("FAILED", err)
             os._exit(1)
@@ -154,9 +157,13 @@ for step in range(1, 200):
 """
 
 
-def test_killed_at_any_step_of_a_commit_all_tables_are_old_or_all_new(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_F098_F125_stopped_at_any_step_of_a_commit_all_tables_are_old_or_all_new(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     """Every file-system step of a commit is a moment to die in; a later process recovers."""
-    script = [sys.executable, "-u", "-c", _KILL_AT_EVERY_STEP, str(tmp_path), str(Path(__file__).parent.parent)]
+    checkout = str(Path(__file__).parent.parent)
+    script = [sys.executable, "-u", "-c", _KILL_AT_EVERY_STEP, str(tmp_path), checkout, str(int(how))]
     done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     states = done.stdout.split()
