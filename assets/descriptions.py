@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
+from foundry_pipeline.config.money import Money
 from foundry_pipeline.errors import shown
 from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.rows.addresses import shown_url
@@ -76,8 +77,10 @@ def _price(run: Run) -> str:
     price, budget = run.model.cost_per_call, run.budget
     if price is None:
         return ""
-    most = f"; the run stops before it has cost more than {cell(budget)} in all" if budget is not None else ""
-    return f" A call costs {cell(price)}{most}."
+    if budget is None:
+        return f" A call costs {cell(price)}."
+    most = Money(budget.amount, budget.currency or price.currency)
+    return f" A call costs {cell(price)}; the run stops before it has cost more than {cell(most)} in all."
 
 
 def table_description(run: Run, spec: TableSpec) -> str:

@@ -146,10 +146,11 @@ class Invoker:
             except queue.Empty:
                 on_progress(self._progress(total, speed))
                 continue
-            on_progress(self._progress(total, speed))
             if report is None:
-                self._driving.result()
+                self._driving.result()  # raises where it was cancelled: then there may be nothing left to look at
+                on_progress(self._progress(total, speed))
                 return
+            on_progress(self._progress(total, speed))
             yield report
 
     def ask(

@@ -199,7 +199,7 @@ def test_calls_that_a_killed_process_left_in_flight_are_counted_and_named(place:
 def test_price_and_budget_stand_in_the_assets_description(place: Place) -> None:
     load(place, ["fine"], model=PRICE, run="budget: 12.5\n")
     said = responses_description(place.run())
-    assert "A call costs 0.01 USD; the run stops before it has cost more than 12.5 in all." in said
+    assert "A call costs 0.01 USD; the run stops before it has cost more than 12.5 USD in all." in said
 
 
 @pytest.mark.parametrize("rows", [1, 20, 3000])
