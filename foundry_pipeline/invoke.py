@@ -75,7 +75,7 @@ class Invoker:
         transport: TransportFactory | None = None,
     ) -> None:
         """`ledger` is a folder; `environ` is where the secret is looked up at the moment of sending; `transport` makes
-        each connection's transport (httpx's own by default). Raises ConfigError for what this version cannot do, and
+        the transport of each connection in place of our own (`connection.py`). Raises ConfigError for what this version cannot do, and
         for a secret that is not there."""
         _check_supported(run, ledger)
         self._run = run

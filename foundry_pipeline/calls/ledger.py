@@ -172,8 +172,6 @@ class Ledger:
         self.path = path
         _make_folder(path.parent)
         self._engine = sa.create_engine(f"sqlite+pysqlite:///{path}", poolclass=sa.pool.NullPool)
-        # A group in one statement: executing it row by row gives the interpreter away and waits for it each time.
-        self._engine.dialect.use_insertmanyvalues_wo_returning = True
         sa.event.listen(self._engine, "connect", _durable)
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._failed: StorageError | None = None

@@ -1,7 +1,7 @@
 """A run against its dataset's ground truth: the way in. Writes the tables `metrics` and `matches` and one HTML report.
 
 Only data rows count that a person has looked at and the model has answered. Features are compared under the run's
-`ontology_mapping`; what it maps to null is not compared. Scores are not thresholded, but for the verdicts.
+`ontology_mapping`; what it maps to null is not compared. AP and AR see every score.
 """
 
 from __future__ import annotations
