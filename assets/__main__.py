@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=arguments.workers,
             verbose=arguments.verbose,
             options=CallOptions(arguments.refresh, arguments.retry),
+            only_previews=arguments.only_previews,
             environ=os.environ,
             out=sys.stdout,
             err=sys.stderr,
@@ -40,17 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m assets", description="The pipeline without Dagster's UI.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "materialize",
-        help="data rows, then every slice of the named runs, then their annotation files",
-        description="Exit code 0: all slices succeeded; 1: not so, or a bad file; 2: no such run; 130: stopped.",
+    of_runs = argparse.ArgumentParser(add_help=False)
+    of_runs.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; all runs, where none is named")
+    of_runs.add_argument("--home", type=Path, metavar="DIR", help="the home folder (FOUNDRY_HOME, or demo/home)")
+    of_runs.add_argument("--verbose", action="store_true", help="with Dagster's own log")
+    codes = "Exit code 0: all succeeded; 1: not so, or a bad file; 2: no such run; 130: stopped."
+    preview = commands.add_parser(
+        "preview", parents=[of_runs], help="a few rows of each run, called and drawn on a page", description=codes
     )
-    command.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; all runs, where none is named")
-    command.add_argument("--home", type=Path, metavar="DIR", help="the home folder (FOUNDRY_HOME, or demo/home)")
-    command.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes that call and decode (1)")
-    command.add_argument("--refresh", action="store_true", help="call for every row again, answered or not")
-    command.add_argument("--retry", choices=list(ASKED_AGAIN), default="failed", help="rows to ask again (failed)")
-    command.add_argument("--verbose", action="store_true", help="with Dagster's own log")
+    preview.set_defaults(only_previews=True, workers=1, refresh=False, retry="failed")
+    everything = commands.add_parser(
+        "materialize",
+        parents=[of_runs],
+        help="data rows, then every slice of the named runs, then their annotation files and evaluation",
+        description=codes,
+    )
+    everything.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes that call, decode (1)")
+    everything.add_argument("--refresh", action="store_true", help="call for every row again, answered or not")
+    everything.add_argument("--retry", choices=list(ASKED_AGAIN), default="failed", help="rows to ask again (failed)")
+    everything.set_defaults(only_previews=False)
     return parser
 
 

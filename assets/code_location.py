@@ -10,7 +10,7 @@ from assets.annotations import annotations_asset
 from assets.checks import run_checks
 from assets.data_rows import data_rows_asset
 from assets.evaluation import evaluation_asset
-from assets.jobs import data_rows_job, run_job, run_schedule
+from assets.jobs import data_rows_job, preview_job, run_job, run_schedule
 from assets.predictions import prediction_assets
 from assets.preview import preview_asset
 from assets.responses import responses_asset
@@ -51,7 +51,7 @@ def code_location(home: Home, places: Places, resources: Mapping[str, object] | 
             *(evaluation_asset(run, siblings[run.dataset.name]) for run in runs if run.dataset.ground_truth),
         ],
         asset_checks=[check for run in runs for check in run_checks(run)],
-        jobs=[*loading.values(), *calling.values()],
+        jobs=[*loading.values(), *calling.values(), *(preview_job(run, home) for run in runs)],
         schedules=[run_schedule(run, calling[run.name]) for run in runs if run.schedule is not None],
         sensors=[
             *(

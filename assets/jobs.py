@@ -8,7 +8,15 @@ from dagster import AssetSelection
 # What define_asset_job gives; Dagster does not export its type.
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.keys import data_rows_job_name, data_rows_key, decoded_keys, responses_key, whole_run_keys
+from assets.keys import (
+    data_rows_job_name,
+    data_rows_key,
+    decoded_keys,
+    preview_job_name,
+    preview_key,
+    responses_key,
+    whole_run_keys,
+)
 from assets.partitions import range_tags, ranges, registered_slices, slices_per_run
 from foundry_pipeline.home import Dataset, Home, Run
 
@@ -22,6 +30,15 @@ def run_job(run: Run) -> AssetJob:
         run.name,
         AssetSelection.assets(*keys),
         description=f"Call {run.model.name} for slices of {run.dataset.name}, decode the answers, export and evaluate.",
+    )
+
+
+def preview_job(run: Run, home: Home) -> AssetJob:
+    """A few rows of one run, called and drawn."""
+    return dg.define_asset_job(
+        preview_job_name(run, home),
+        AssetSelection.assets(preview_key(run.name)),
+        description=f"Call {run.model.name} for a few rows of {run.dataset.name}, and draw what it says.",
     )
 
 

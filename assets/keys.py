@@ -66,6 +66,12 @@ def data_rows_job_name(dataset: Dataset, home: Home) -> str:
     return _free_name(f"{dataset.name}{DATA_ROWS_JOB}", home.runs)
 
 
+def preview_job_name(run: Run, home: Home) -> str:
+    """<run>_preview, or with more underscores at the end where a run or another job has that name."""
+    taken = {*home.runs, *(data_rows_job_name(dataset, home) for dataset in home.datasets.values())}
+    return _free_name(f"{run.name}_preview", taken)
+
+
 def _free_name(name: str, taken: Iterable[str]) -> str:
     return name if name not in set(taken) else _free_name(f"{name}_", taken)
 

@@ -18,7 +18,15 @@ import dagster as dg
 from assets.audit import row_count
 from assets.crew import Crew, Interrupted
 from assets.instance import fail_runs_of_the_dead, open_instance
-from assets.keys import data_rows_job_name, data_rows_key, decoded_keys, responses_key, whole_run_keys
+from assets.keys import (
+    data_rows_job_name,
+    data_rows_key,
+    decoded_keys,
+    preview_job_name,
+    preview_key,
+    responses_key,
+    whole_run_keys,
+)
 from assets.partitions import ranges, registered_slices
 from assets.progress import Gauge, display_for
 from assets.summary import Summary, load_lines
@@ -26,6 +34,7 @@ from assets.work import Result, Task
 from foundry_pipeline.config.fields import near
 from foundry_pipeline.home import Dataset, Home, Run, load_home
 from foundry_pipeline.invoke import CallOptions
+from foundry_pipeline.preview.gallery import page_name
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 from resources import Places
@@ -60,6 +69,22 @@ class Materializer:
             summary = self.run(run) if why is None else Summary(run, failures={"everything": why})
             self._print(("", *summary.lines(self.store)))
             fine = fine and not summary.failures
+        return fine
+
+    def previews(self, runs: Sequence[Run]) -> bool:
+        """Preview the runs, after loading what has not been loaded. True where everything succeeded."""
+        fine = True
+        for run in runs:
+            known = registered_slices(self.instance, run.dataset.name)
+            why = None if known else self.load(run.dataset)
+            if why is None:
+                with self._gauge(run.name) as gauge:
+                    task = Task(preview_job_name(run, self.home), _paths([preview_key(run.name)]))
+                    [result] = self.crew.run([task], gauge)
+                why = next(iter(result.failures.values()), None)
+            page = f"{self.store.root}/{page_name(run.name)}"
+            self._print((f"{run.name}: preview failed: {why}" if why else f"{run.name}: preview {page}",))
+            fine = fine and why is None
         return fine
 
     def load(self, dataset: Dataset) -> str | None:
@@ -123,11 +148,12 @@ def materialize(
     workers: int = 1,
     verbose: bool = False,
     options: CallOptions = CallOptions(),  # noqa: B008  # frozen
+    only_previews: bool = False,
     environ: Mapping[str, str],
     out: TextIO,
     err: TextIO,
 ) -> int:
-    """Materialize the named runs, all where none is named. Gives the exit code.
+    """Materialize the named runs, all where none is named; `only_previews`: a few rows of each. Gives the exit code.
 
     0: every slice succeeded, and no file that was asked for has a problem. 1: not so. 2: there is no such run.
     130: stopped by a signal; the same command goes on where this one stopped. Raises FoundryError where the home or
@@ -147,7 +173,8 @@ def materialize(
             Crew(home, places, workers, verbose=verbose) as crew,
         ):
             fail_runs_of_the_dead(instance, places)
-            fine = Materializer(home, crew, instance, Store(places.warehouse), options, out, err).all(runs)
+            maker = Materializer(home, crew, instance, Store(places.warehouse), options, out, err)
+            fine = maker.previews(runs) if only_previews else maker.all(runs)
     except (Interrupted, KeyboardInterrupt):
         print(_stopped_in_words(places), file=err)
         return STOPPED

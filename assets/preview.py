@@ -17,7 +17,7 @@ from assets.versions import answers_version
 from foundry_pipeline.config.params import completed
 from foundry_pipeline.home import Run
 from foundry_pipeline.preview.forecast import Forecast, forecast
-from foundry_pipeline.preview.gallery import Shown, forecast_lines, gallery_page
+from foundry_pipeline.preview.gallery import Shown, forecast_lines, gallery_page, page_name
 from foundry_pipeline.preview.preview import Preview, dataset_rows, named_rows, preview_run, with_params
 from foundry_pipeline.preview.sample import Sampled, stratified, stratum_of
 from foundry_pipeline.store import Store
@@ -67,12 +67,11 @@ def preview_asset(run: Run) -> dg.AssetsDefinition:
             found = preview_run(tried, warehouse, sample, invoker.ask, reader)
         foreseen = _forecast(tried, warehouse, sample, found, is_new=tried.inference_params != run.inference_params)
         page = gallery_page(run.name, found.rows, _about(wanted, tried, sample), foreseen, _paste(run, tried))
-        name = f"preview/run={run.name}/preview.html"
-        written = warehouse.write_file(name, page.encode())
+        written = warehouse.write_file(page_name(run.name), page.encode())
         return dg.MaterializeResult(
             metadata={
                 **_metadata(found, foreseen),
-                "page": dg.MetadataValue.path(f"{warehouse.root}/{name}"),
+                "page": dg.MetadataValue.path(f"{warehouse.root}/{page_name(run.name)}"),
                 "inference_params": dg.MetadataValue.json(dict(tried.inference_params)),
                 **({"for_the_run_file": paste} if (paste := _paste(run, tried)) else {}),
             },

@@ -75,8 +75,8 @@ class Invoker:
         transport: TransportFactory | None = None,
     ) -> None:
         """`ledger` is a folder; `environ` is where the secret is looked up at the moment of sending; `transport` makes
-        the transport of each connection in place of our own (`connection.py`). Raises ConfigError for what this version cannot do, and
-        for a secret that is not there."""
+        one for each worker, in place of our own connections (`connection.py`). Raises ConfigError for what this version
+        cannot do, and for a secret that is not there."""
         _check_supported(run, ledger)
         self._run = run
         self._store = store

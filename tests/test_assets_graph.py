@@ -87,7 +87,9 @@ def test_jobs_schedules_and_sensors_are_named_after_files(root: Path) -> None:
         "notes_data_rows",
         "street_data_rows",
         "notes_mood",
+        "notes_mood_preview",
         "street_things",
+        "street_things_preview",
     }
     assert [schedule.name for schedule in repository.schedule_defs] == ["notes_mood_schedule"]
     assert {sensor.name: sensor.default_status.value for sensor in repository.sensor_defs} == {

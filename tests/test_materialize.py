@@ -366,3 +366,25 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
         "notes_mood: 29 of 100 rows, held by the endpoint for 9 s, 3.0 requests/s, 1 failed, about 0:24 left",
         "notes_mood: 59 of 100 rows, held by the endpoint for 9 s, 3.0 requests/s, 1 failed, about 0:13 left",
     ]
+
+
+def test_a_preview_calls_for_its_rows_says_where_the_page_is_and_commits_nothing(home: Home) -> None:
+    write_mood_home(home.root, home.model.url, [f"text {at}" for at in range(40)])
+    out, err = io.StringIO(), io.StringIO()
+    code = materialize(places_of({}, home.root), [], only_previews=True, environ={}, out=out, err=err)
+    assert code == 0, out.getvalue() + err.getvalue()
+    page = home.root / "warehouse/preview/run=notes_mood/preview.html"
+    assert f"notes_mood: preview {page}\n" in out.getvalue()
+    assert page.is_file()
+    assert len(home.model.requests) == 12
+    assert home.store.slices(RESPONSES, "notes_mood") == []
+
+
+def test_a_preview_that_fails_says_why(home: Home) -> None:
+    write_mood_home(home.root, "http://127.0.0.1:1/", ["a"])
+    write_file(home.root / "foundry.yaml", "preflight_patience_s: 1\n")
+    out, err = io.StringIO(), io.StringIO()
+    code = materialize(places_of({}, home.root), [], only_previews=True, environ={}, out=out, err=err)
+    assert code == 1
+    assert "notes_mood: preview failed: " in out.getvalue()
+    assert "cannot be reached" in out.getvalue()

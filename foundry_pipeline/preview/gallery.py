@@ -37,6 +37,11 @@ class Shown:
     messages: tuple[Message, ...] = ()
 
 
+def page_name(run: str) -> str:
+    """Where in the warehouse a run's page is."""
+    return f"preview/run={run}/preview.html"
+
+
 def gallery_page(run: str, rows: Sequence[Shown], about: Sequence[str], foreseen: Forecast, paste: str | None) -> str:
     """The page. `about` are lines on the sample; `paste` a line for the run file, where something was tried out."""
     tried = [section("Tried out: the line for the run file", code(paste))] if paste else []
