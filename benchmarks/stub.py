@@ -49,7 +49,8 @@ def model(folder: Path, latency_s: float, reply: str = '{"label": "cat"}') -> It
     """Run the stub; `folder` takes its files."""
     folder.mkdir(parents=True, exist_ok=True)
     url, log = folder / "url", folder / "arrivals"
-    command = [sys.executable, "-m", "benchmarks.stub", url, log, str(latency_s), reply]
+    (folder / "reply").write_text(reply)
+    command = [sys.executable, "-m", "benchmarks.stub", url, log, str(latency_s), folder / "reply"]
     process = subprocess.Popen(command, cwd=CHECKOUT)
     try:
         while not (url.exists() and url.read_text()):
@@ -112,9 +113,9 @@ def main() -> None:
     parser.add_argument("url", type=Path, help="file that takes the URL")
     parser.add_argument("log", type=Path, help="file that takes the arrivals")
     parser.add_argument("latency", type=float, help="seconds")
-    parser.add_argument("reply")
+    parser.add_argument("reply", type=Path, help="file that holds the body of every answer")
     given = parser.parse_args()
-    asyncio.run(_serve(given.url, given.log, given.latency, given.reply.encode()))
+    asyncio.run(_serve(given.url, given.log, given.latency, given.reply.read_bytes()))
 
 
 if __name__ == "__main__":
