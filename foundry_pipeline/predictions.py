@@ -27,7 +27,7 @@ from foundry_pipeline.table_spool import TableSpool
 from foundry_pipeline.tables import BOXES, DATA_ROWS, ENTITIES, REJECTS, RESPONSES, TableSpec
 
 BATCH_ROWS = 128
-PIECE_BYTES = 16 * 1024 * 1024
+PIECE_BYTES = 8 * 1024 * 1024
 """What is decoded goes from the decoder to the spool in pieces of at least this size."""
 TELLING_SHARE = 0.8
 """Share of boxes from which on another reading of their numbers is worth a hint."""

@@ -18,9 +18,9 @@ from foundry_pipeline.errors import StorageError
 from foundry_pipeline.store import ROW_GROUP_ROWS, Write
 from foundry_pipeline.tables import TABLES
 
-HELD_BYTES = 32 * 1024 * 1024
+HELD_BYTES = 16 * 1024 * 1024
 """What is held of all tables together, before it goes to the disk."""
-ROW_GROUP_BYTES = 64 * 1024 * 1024
+ROW_GROUP_BYTES = 32 * 1024 * 1024
 
 
 class TableSpool:
@@ -86,7 +86,7 @@ class TableSpool:
 
     def _pieces(self, name: str) -> Iterator[pa.Table]:
         if name in self._files:
-            with ipc.open_stream(str(self._path(name))) as stream:
+            with pa.OSFile(str(self._path(name))) as file, ipc.open_stream(file) as stream:
                 for batch in stream:
                     yield pa.Table.from_batches([batch])
         yield from self._held[name]

@@ -22,7 +22,7 @@ from foundry_pipeline.decoding.prediction_ids import item_ids
 from foundry_pipeline.decoding.rejects import Fault, cut, value_seen
 from foundry_pipeline.tables import REJECTS, TABLES, TableSpec, build
 
-FLUSH_ITEMS = 65_536
+FLUSH_ITEMS = 32_768
 FLUSH_CHARS = 16 * 1024 * 1024
 """Replies of one block. It bounds the memory of masks and texts, and so do `FLUSH_ITEMS` that of numbers."""
 
