@@ -1,6 +1,8 @@
 """[<run>, <table>]: a run's prediction tables and rejects, decoded from its responses alone."""
 
 import base64
+import contextlib
+import multiprocessing
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
@@ -11,10 +13,11 @@ from assets.metadata import decoded_metadata, table_metadata
 from assets.outcomes import Finished, Outcomes, slices_of_step
 from assets.partitions import slices_of
 from assets.versions import decoding_version
+from foundry_pipeline.decode_processes import DecodeJob, decode_slices, useful_processes
 from foundry_pipeline.draw import draw_slice_sample
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
-from foundry_pipeline.predictions import decode_slice
+from foundry_pipeline.predictions import DecodeReport
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import TableSpec
@@ -44,9 +47,11 @@ def prediction_assets(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[None]]:
         asked = [key for key in decoded_keys(run) if key in context.selected_asset_keys]
         with slices_of_step(context) as outcomes, contents.open(run.dataset) as reader:
-            for slice_key in context.partition_keys:
-                _decode(run, slice_key, asked, warehouse, reader, outcomes)
-                listener.on_decoded(run.name, slice_key)
+            job = DecodeJob(run, warehouse.root, contents.home_root, contents.settings)
+            with contextlib.closing(decode_slices(job, context.partition_keys, _processes())) as results:
+                for slice_key, result in results:
+                    _note(slice_key, result, asked, outcomes)
+                    listener.on_decoded(run.name, slice_key)
             _add_picture(run, warehouse, reader, outcomes)
         for key in asked:
             yield dg.MaterializeResult(asset_key=key, data_version=outcomes.data_version(key))
@@ -68,18 +73,21 @@ def _spec(run: Run, table: TableSpec, warehouse_root: str) -> dg.AssetSpec:
     )
 
 
-def _decode(
-    run: Run, slice_key: str, asked: Sequence[dg.AssetKey], store: Store, reader: RowReader, outcomes: Outcomes
+def _processes() -> int:
+    """One in a worker of the command line, which has as many of them as it was asked for."""
+    return useful_processes() if multiprocessing.parent_process() is None else 1
+
+
+def _note(
+    slice_key: str, result: DecodeReport | StorageError, asked: Sequence[dg.AssetKey], outcomes: Outcomes
 ) -> None:
-    try:
-        report = decode_slice(run, slice_key, store, reader.text)
-    except StorageError as err:
-        outcomes.failed[slice_key] = str(err)
+    if isinstance(result, StorageError):
+        outcomes.failed[slice_key] = str(result)
         return
     for key in asked:
         table = key.path[-1]
-        metadata = decoded_metadata(report, table)
-        outcomes.finished.append(Finished(key, slice_key, report.data_versions[table], metadata))
+        metadata = decoded_metadata(result, table)
+        outcomes.finished.append(Finished(key, slice_key, result.data_versions[table], metadata))
 
 
 def _add_picture(run: Run, store: Store, reader: RowReader, outcomes: Outcomes) -> None:

@@ -118,17 +118,22 @@ class SliceDecoder:
         elif self._quick is None or not self._take_quickly(self._quick, number, reply):
             self._read(_Waiting(number, reply, Texts(text, messages)), reply_json.parse(reply), {})
 
+    @property
+    def done_bytes(self) -> int:
+        """Size of what `take` would give."""
+        return self._findings.done_bytes
+
     def take(self) -> dict[str, pa.Table]:
-        """The tables that are ready, by name; none most of the time. They continue where the last ones ended."""
+        """As `finish`, of the first rows; for a slice whose tables are too large to be held."""
         return self._findings.take()
 
     def finish(self) -> dict[str, pa.Table]:
-        """Every table that the model needs, by name, as far as it was not taken, empty ones included.
+        """Every table that the model needs, by name, empty ones included; rows in the order added, then by place.
 
-        Rows are in the order added, then by place.
+        What `take` has given is not in them.
         """
         self._flush()
-        return self._findings.finish()
+        return self._findings.take()
 
     def _take_quickly(self, quick: QuickBoxes, number: int, reply: str) -> bool:
         if len(reply) > _MAX_QUICK_CHARS or not reply.startswith("{"):

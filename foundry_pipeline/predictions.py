@@ -7,8 +7,9 @@ How a reply is read is `decode.py`'s matter, how tables are written `store.py`'s
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,12 @@ from foundry_pipeline.home import Run
 from foundry_pipeline.rows.conversations import parse_conversation
 from foundry_pipeline.rows.media import TEXT_LIKE
 from foundry_pipeline.store import Store
+from foundry_pipeline.table_spool import TableSpool
 from foundry_pipeline.tables import BOXES, DATA_ROWS, ENTITIES, REJECTS, RESPONSES, TableSpec
 
 BATCH_ROWS = 128
+PIECE_BYTES = 8 * 1024 * 1024
+"""What is decoded goes from the decoder to the spool in pieces of at least this size."""
 TELLING_SHARE = 0.8
 """Share of boxes from which on another reading of their numbers is worth a hint."""
 
@@ -71,25 +75,24 @@ def decode_slice(
     decoder = SliceDecoder(
         run.name, model.name, dataset.name, model.ontology, model.allowed_feature_kinds, dataset.media_type
     )
-    rows = 0
-    known = {row.global_key: row for row in _data_rows(store, dataset.name, slice_key, texts.wanted)}
-    for call_id, global_key, reply in _good_replies(store, run.name, slice_key):
-        if global_key in known:
-            row = known[global_key]
+    tally = _Tally()
+    with store.scratch() as folder, TableSpool(folder) as spool:
+        for row, call_id, reply in _decodable(store, run, slice_key, texts.wanted):
             decoder.add(row, call_id, reply, *texts.of(row, reply))
-            rows += 1
-    tables = decoder.finish()
-    about = {"rows": rows, "responses": _sha256(store, RESPONSES, run.name, slice_key)}
-    written = store.commit(run.name, slice_key, tables, about)
-    outside, hints = _box_facts(tables.get(BOXES.name))
+            tally.rows += 1
+            if decoder.done_bytes >= PIECE_BYTES:
+                spool.add(tally.noted(decoder.take()))
+        spool.add(tally.noted(decoder.finish()))
+        about = {"rows": tally.rows, "responses": _sha256(store, RESPONSES, run.name, slice_key)}
+        written = store.commit(run.name, slice_key, spool.contents(), about)
     return DecodeReport(
         slice_key=slice_key,
-        rows=rows,
-        predictions={name: table.num_rows for name, table in tables.items() if name != REJECTS.name},
-        rejects=_counts(tables[REJECTS.name]["reason"]),
-        boxes_outside=outside,
+        rows=tally.rows,
+        predictions={name: file.rows for name, file in written.items() if name != REJECTS.name},
+        rejects=dict(sorted(tally.rejects.items())),
+        boxes_outside=tally.boxes.outside,
         unread_texts=texts.unread,
-        hints=hints,
+        hints=tally.boxes.hints(),
         data_versions={name: file.sha256 for name, file in written.items()},
         seconds=clock() - started,
     )
@@ -117,6 +120,21 @@ class _Texts:
             return None, None
 
 
+def _decodable(store: Store, run: Run, slice_key: str, with_content: bool) -> Iterator[tuple[DataRow, str, str]]:
+    """(data row, call id, reply) of the good replies, in their order, without those whose data row is gone.
+
+    Replies and data rows stand in the same order, as a rule: only where they do not, rows are held until their reply.
+    """
+    rows = _data_rows(store, run.dataset.name, slice_key, with_content)
+    waiting: dict[str, DataRow] = {}
+    for call_id, global_key, outcome, reply in _responses(store, run.name, slice_key):
+        while global_key not in waiting and (row := next(rows, None)) is not None:
+            waiting[row.global_key] = row
+        found = waiting.pop(global_key, None)
+        if found is not None and outcome == "ok":
+            yield found, call_id, reply or ""
+
+
 def _data_rows(store: Store, dataset: str, slice_key: str, with_content: bool) -> Iterator[DataRow]:
     """The slice's data rows, as far as decoding needs them; `row_data` is empty unless asked for."""
     columns = ["data_row_id", "global_key", "media_type", "mime_type", "width", "height"]
@@ -125,12 +143,10 @@ def _data_rows(store: Store, dataset: str, slice_key: str, with_content: bool) -
             yield DataRow(**({"row_data": ""} | record))
 
 
-def _good_replies(store: Store, run: str, slice_key: str) -> Iterator[tuple[str, str, str]]:
-    """(call id, global key, reply) of the rows whose outcome is ok."""
+def _responses(store: Store, run: str, slice_key: str) -> Iterator[tuple[str, str, str, str | None]]:
+    """(call id, global key, outcome, reply) of the slice's rows."""
     for batch in _batches(store, RESPONSES, run, slice_key, ["call_id", "global_key", "outcome", "reply"]):
-        for call_id, global_key, outcome, reply in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if outcome == "ok":
-                yield call_id, global_key, reply or ""
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _batches(store: Store, spec: TableSpec, owner: str, slice_key: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -156,28 +172,57 @@ def _sha256(store: Store, spec: TableSpec, owner: str, slice_key: str) -> str | 
     return None if record is None else str(record["sha256"])
 
 
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    counted = column.value_counts().to_pylist()
-    return {item["values"]: item["counts"] for item in sorted(counted, key=lambda item: str(item["values"]))}
+@dataclass(slots=True)
+class _BoxFacts:
+    """What is seen of the boxes in pictures of known size."""
+
+    sized: int = 0
+    outside: int = 0
+    """Boxes past their picture's edge."""
+    as_corners: int = 0
+    tiny: int = 0
+    smallest_side: int | None = None
+
+    def add(self, boxes: pa.Table) -> None:
+        sized = boxes.filter(pc.and_(boxes["image_width"].is_valid(), boxes["image_height"].is_valid()))
+        if not sized.num_rows:
+            return
+        left, top, width, height, image_w, image_h = (
+            sized[name].to_numpy() for name in ("left", "top", "width", "height", "image_width", "image_height")
+        )
+        begins_inside = (left >= 0) & (top >= 0)
+        inside = begins_inside & (left + width <= image_w) & (top + height <= image_h)
+        corners = begins_inside & (left <= width) & (width <= image_w) & (top <= height) & (height <= image_h)
+        tiny = (np.maximum(left, width) <= 1) & (np.maximum(top, height) <= 1) & begins_inside
+        self.sized += sized.num_rows
+        self.outside += int((~inside).sum())
+        self.as_corners += int((corners & ~inside).sum())
+        self.tiny += int(tiny.sum())
+        smallest = int(min(image_w.min(), image_h.min()))
+        self.smallest_side = smallest if self.smallest_side is None else min(smallest, self.smallest_side)
+
+    def hints(self) -> tuple[str, ...]:
+        """Readings of the numbers that fit better than ours."""
+        hints = []
+        if self.sized and (share := self.as_corners / self.sized) > TELLING_SHARE:
+            hints.append(f"boxes look like left, top, right, bottom: {share:.0%} fit their picture only so")
+        if self.sized and (share := self.tiny / self.sized) > TELLING_SHARE and (self.smallest_side or 0) > 1:
+            hints.append(f"boxes look normalised: {share:.0%} have no number above 1")
+        return tuple(hints)
 
 
-def _box_facts(boxes: pa.Table | None) -> tuple[int, tuple[str, ...]]:
-    """(boxes past the edge, hints) of boxes whose picture's size is known."""
-    if boxes is None:
-        return 0, ()
-    sized = boxes.filter(pc.and_(boxes["image_width"].is_valid(), boxes["image_height"].is_valid()))
-    if not sized.num_rows:
-        return 0, ()
-    left, top, width, height, image_w, image_h = (
-        sized[name].to_numpy() for name in ("left", "top", "width", "height", "image_width", "image_height")
-    )
-    begins_inside = (left >= 0) & (top >= 0)
-    inside = begins_inside & (left + width <= image_w) & (top + height <= image_h)
-    as_corners = begins_inside & (left <= width) & (width <= image_w) & (top <= height) & (height <= image_h) & ~inside
-    tiny = (np.maximum(left, width) <= 1) & (np.maximum(top, height) <= 1) & begins_inside
-    hints = []
-    if as_corners.mean() > TELLING_SHARE:
-        hints.append(f"boxes look like left, top, right, bottom: {as_corners.mean():.0%} fit their picture only so")
-    if tiny.mean() > TELLING_SHARE and min(image_w.min(), image_h.min()) > 1:
-        hints.append(f"boxes look normalised: {tiny.mean():.0%} have no number above 1")
-    return int((~inside).sum()), tuple(hints)
+@dataclass(slots=True)
+class _Tally:
+    """What a slice's tables hold, counted while they grow."""
+
+    rows: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    boxes: _BoxFacts = field(default_factory=_BoxFacts)
+
+    def noted(self, tables: Mapping[str, pa.Table]) -> Mapping[str, pa.Table]:
+        """The same tables, once they are counted."""
+        for item in tables[REJECTS.name]["reason"].value_counts().to_pylist():
+            self.rejects[item["values"]] += item["counts"]
+        if BOXES.name in tables:
+            self.boxes.add(tables[BOXES.name])
+        return tables

@@ -86,7 +86,7 @@ class Store:
         if self._fs.get_file_info(path).type != pafs.FileType.File:
             return None
         try:
-            return pq.ParquetFile(self._fs.open_input_file(path), page_checksum_verification=True)
+            return pq.ParquetFile(self._fs.open_input_file(path), page_checksum_verification=True, pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as err:
             raise StorageError(f"{path}: not a readable Parquet file: {err}") from err
 

@@ -86,10 +86,12 @@ def _said_no(findings: Findings, place: Place, value: Mapping[str, object], inde
     """Put on record what the model says about this answer. True where it refused, and gave none."""
     refused = False
     for key, said in remarks_in(value):
-        if (fault := fault_of(key, said)) is not None:
-            findings.reject(place.at(key), fault, said, index)
-            refused = refused or fault.reason == "refusal"
-    return refused and value.get("answer") is None
+        if (fault := fault_of(key, said)) is None:
+            continue
+        is_answer = not refused and fault.reason == "refusal" and value.get("answer") is None
+        findings.reject(place.at(key), fault, said, index if is_answer else None)
+        refused = refused or is_answer
+    return refused
 
 
 def _add_answer(

@@ -22,7 +22,7 @@ from foundry_pipeline.decoding.prediction_ids import item_ids
 from foundry_pipeline.decoding.rejects import Fault, cut, value_seen
 from foundry_pipeline.tables import REJECTS, TABLES, TableSpec, build
 
-FLUSH_ITEMS = 65_536
+FLUSH_ITEMS = 32_768
 FLUSH_CHARS = 16 * 1024 * 1024
 """Replies of one block. It bounds the memory of masks and texts, and so do `FLUSH_ITEMS` that of numbers."""
 
@@ -52,6 +52,8 @@ class Findings:
         self._columns = {spec.name: ItemColumns(spec) for spec in specs if spec is not REJECTS}
         self._rejects = _Rejects()
         self._done: dict[str, list[pa.Table]] = {name: [] for name in (*self._columns, REJECTS.name)}
+        self.done_bytes = 0
+        """Size of the tables since they were last taken."""
         self._begin_block()
 
     def _begin_block(self) -> None:
@@ -120,23 +122,26 @@ class Findings:
             parts = [columns.drain(self.rows_of_block)]
             if aside is not None and name == "boxes":
                 parts.append(aside)
-            self._done[name].extend(_in_order(parts))
-        self._done[REJECTS.name].extend(_in_order([self._rejects.drain(self.rows_of_block)]))
+            self._keep(name, parts)
+        self._keep(REJECTS.name, [self._rejects.drain(self.rows_of_block)])
         self._begin_block()
 
+    def _keep(self, name: str, parts: Iterable[Part | None]) -> None:
+        for table in _in_order(parts):
+            self._done[name].append(table)
+            self.done_bytes += table.nbytes
+
     def take(self) -> dict[str, pa.Table]:
-        """The tables that were flushed since the last time, by name; only those that have rows."""
-        done, self._done = self._done, {name: [] for name in self._done}
-        return {name: pa.concat_tables(tables) for name, tables in done.items() if tables}
-
-    def finish(self) -> dict[str, pa.Table]:
-        """Flush, and take all tables, rejects last, empty ones included.
-
-        Rows are in the order of the data rows, then as they were found.
-        """
-        self.flush()
-        taken = self.take()
-        return {name: taken.get(name, TABLES[name].schema.empty_table()) for name in self._done}
+        """All tables by name, rejects last, of the blocks that were flushed and not taken yet; rows in the order of
+        the data rows, then as they were found."""
+        taken = {
+            name: pa.concat_tables(tables) if tables else TABLES[name].schema.empty_table()
+            for name, tables in self._done.items()
+        }
+        for tables in self._done.values():
+            tables.clear()
+        self.done_bytes = 0
+        return taken
 
 
 class _Rejects:

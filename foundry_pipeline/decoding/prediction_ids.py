@@ -120,8 +120,7 @@ def _uuid5_all(spaces: Bytes, space_of_item: Places, names: Sequence[bytes], nam
         if not (which := np.flatnonzero(blocks == count)).size:
             continue
         name_words = _padded(names, count)
-        for at in range(0, len(which), _CHUNK):
-            part = which[at : at + _CHUNK]
+        for part in np.array_split(which, max(round(len(which) / _CHUNK), 1)):
             words = np.empty((16 * count, len(part)), np.uint32)
             space_words.take(space_of_item[part], axis=1, out=words[:4], mode="clip")  # it is quicker; all are inside
             name_words.take(name_of_item[part], axis=1, out=words[4:], mode="clip")
