@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help demo dev test lint types bench
 
 help:
-	@echo "make demo    the whole pipeline on the demo's pictures and texts, with real models"
+	@echo "make demo    the whole pipeline on the demo's pictures, texts and video, with real models"
 	@echo "make dev     the Dagster UI on the home folder (FOUNDRY_HOME, or demo/home)"
 	@echo "make test    lint, types and tests"
 	@echo "make bench   the benchmarks"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from foundry_pipeline.asks import calls_of_slice
 from foundry_pipeline.calls.tally import Tally, Unanswered
 from foundry_pipeline.home import Run
 from foundry_pipeline.store import Store
@@ -18,7 +19,10 @@ EDGE_PX = 1.0
 
 @dataclass(slots=True)
 class Answers:
-    """Data rows against responses. `missing` are slices without responses, `unequal` those with other rows."""
+    """Data rows against responses. `missing` are slices without responses, `unequal` those with other rows or calls.
+
+    `outcomes` counts calls: one a data row, but several where a video or conversation takes several.
+    """
 
     slices: int = 0
     rows: int = 0
@@ -30,7 +34,7 @@ class Answers:
 
     @property
     def failed_share(self) -> float:
-        """Of the rows that have an outcome."""
+        """Of the calls that have an outcome."""
         return self.outcomes["failed"] / max(self.outcomes.total(), 1)
 
 
@@ -55,14 +59,17 @@ def audit_answers(run: Run, store: Store) -> Answers:
     """Compare every slice of the dataset with the run's responses."""
     found = Answers()
     for slice_key in store.slices(DATA_ROWS, run.dataset.name):
-        asked = row_count(store, DATA_ROWS, run.dataset.name, slice_key)
-        answered = store.read(RESPONSES, run.name, slice_key, ["outcome"])
+        rows = store.row_count(DATA_ROWS, run.dataset.name, slice_key)
+        answered = store.read(RESPONSES, run.name, slice_key, ["global_key", "outcome"])
         found.slices += 1
-        found.rows += asked
+        found.rows += rows
         if answered is None:
             found.missing.append(slice_key)
             continue
-        if answered.num_rows != asked:
+        asked = calls_of_slice(run, store, slice_key)
+        # How many turns a conversation has, only reading it tells; that each has a call at least can be seen.
+        calls_agree = answered.num_rows >= asked if run.generate else answered.num_rows == asked
+        if not calls_agree or pc.count_distinct(answered["global_key"]).as_py() != rows:
             found.unequal.append(slice_key)
         outcomes = Counter(answered["outcome"].to_pylist())
         found.outcomes.update(outcomes)
@@ -108,17 +115,7 @@ def audit_scores(run: Run, store: Store, spec: TableSpec) -> Scores:
 
 def total_rows(run: Run, store: Store, spec: TableSpec) -> int:
     """Rows of one of the run's tables, all slices together."""
-    return sum(row_count(store, spec, run.name, slice_key) for slice_key in store.slices(spec, run.name))
-
-
-def row_count(store: Store, spec: TableSpec, owner: str, slice_key: str) -> int:
-    """Rows of one file, read from its footer; 0 where there is none."""
-    file = store.open(spec, owner, slice_key)
-    if file is None:
-        return 0
-    with file:
-        rows: int = file.metadata.num_rows
-        return rows
+    return sum(store.row_count(spec, run.name, slice_key) for slice_key in store.slices(spec, run.name))
 
 
 def reject_reasons(run: Run, store: Store) -> Counter[str]:

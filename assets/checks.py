@@ -33,7 +33,7 @@ def _responses_checks(run: Run) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         name=f"{run.name}__responses_checks",
         specs=[
-            dg.AssetCheckSpec(ANSWERED, asset=key, description="Every data row has one outcome."),
+            dg.AssetCheckSpec(ANSWERED, asset=key, description="Every call that the data rows take has one outcome."),
             dg.AssetCheckSpec(
                 FAILED_SHARE,
                 asset=key,
@@ -60,6 +60,7 @@ def _answered(key: dg.AssetKey, answers: Answers) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR if answers.unequal else dg.AssetCheckSeverity.WARN,
         metadata={
             "data_rows": answers.rows,
+            "calls": answers.outcomes.total(),
             **dict(sorted(answers.outcomes.items())),
             "slices": answers.slices,
             "slices_without_responses": len(answers.missing),

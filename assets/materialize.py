@@ -15,7 +15,6 @@ from typing import TextIO
 
 import dagster as dg
 
-from assets.audit import row_count
 from assets.crew import Crew, Interrupted
 from assets.instance import fail_runs_of_the_dead, open_instance
 from assets.keys import (
@@ -31,12 +30,12 @@ from assets.partitions import ranges, registered_slices
 from assets.progress import Gauge, display_for
 from assets.summary import Summary, load_lines
 from assets.work import Result, Task
+from foundry_pipeline.asks import calls_of_slice
 from foundry_pipeline.config.fields import near
 from foundry_pipeline.home import Dataset, Home, Run, load_home
 from foundry_pipeline.invoke import CallOptions
 from foundry_pipeline.preview.gallery import page_name
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS
 from resources import Places
 
 FINE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
@@ -105,7 +104,7 @@ class Materializer:
         known = registered_slices(self.instance, run.dataset.name)
         responses, tables, of_all = responses_key(run.name), decoded_keys(run), whole_run_keys(run)
         summary = Summary(run)
-        with self._gauge(run.name, self._rows(run, known)) as gauge:
+        with self._gauge(run.name, self._calls(run, known)) as gauge:
             tasks = self._tasks(run, [responses, *tables], known, set(known))
             if len(tasks) == 1:
                 tasks = [replace(tasks[0], keys=(*tasks[0].keys, *_paths(of_all)))]
@@ -119,8 +118,8 @@ class Materializer:
         summary.totals, summary.cost = gauge.totals, gauge.cost
         return summary
 
-    def _rows(self, run: Run, known: Sequence[str]) -> int:
-        return sum(row_count(self.store, DATA_ROWS, run.dataset.name, key) for key in known)
+    def _calls(self, run: Run, known: Sequence[str]) -> int:
+        return sum(calls_of_slice(run, self.store, key) for key in known)
 
     def _tasks(
         self, run: Run, keys: Sequence[dg.AssetKey], known: Sequence[str], wanted: Set[str | None]

@@ -53,6 +53,7 @@ def dataset_metadata(report: DatasetReport) -> dict[str, Any]:
         "content_changed": report.content_changed,
         "unavailable": report.unavailable,
         "bytes_read": report.bytes_read,
+        "labelled": report.labelled,
         "mime_types": dg.MetadataValue.json(dict(report.mime_types)),
         "problem_count": report.problem_count,
         "problem_codes": dg.MetadataValue.json(dict(report.problem_counts)),

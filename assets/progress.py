@@ -114,7 +114,8 @@ def _past_dagster(stream: TextIO) -> Iterator[TextIO]:
 
 @dataclass(slots=True)
 class Gauge:
-    """Adds up the news of several workers on one thing, and shows the sum. `total` counts rows."""
+    """Adds up the news of several workers on one thing, and shows the sum. `total` counts rows of `responses`, as far
+    as they are known before conversations are read."""
 
     display: Display
     total: int | None = None
@@ -161,7 +162,8 @@ class Gauge:
             return
         sum_ = together([self._now(task, progress) for task, progress in self._latest.items()])
         words = progress_words(sum_) + (f", {self._decoded:,} slices decoded" if self._decoded else "")
-        self.display.show(sum_.done, self.total, words)
+        total = None if self.total is None else max(self.total, sum_.rows)
+        self.display.show(sum_.done, total, words)
 
     def _now(self, task: Task, latest: Progress) -> Progress:
         """The latest of a task; one whose slices are all reported sends nothing, and waits for nothing."""

@@ -66,7 +66,7 @@ class Summary:
         yield from _some([f"  {_joined(some)} {why}" for why, some in places.items()], len(places))
 
     def _calls_in_words(self, answers: Answers) -> str:
-        if not self.calls and not self.failures and self.reused == answers.rows:
+        if not self.calls and not self.failures and self.reused == answers.outcomes.total():
             return "0 calls: every row had its answer"
         again = f", {counted(self.repeated, 'call')} repeated" if self.repeated else ""
         cost = f"; {self.cost}" if self.cost is not None else ""
@@ -130,7 +130,9 @@ def _rows_in_words(answers: Answers, empty: int) -> str:
         f"{count:,} {outcome.replace('_', ' ')}{found_nothing.get(outcome, '')}"
         for outcome, count in sorted(answers.outcomes.items())
     ]
-    return f"{counted(answers.rows, 'data row')} ({', '.join(parts) or 'none answered'})"
+    calls = answers.outcomes.total()
+    more = f" in {counted(calls, 'call')}" if calls > answers.rows else ""
+    return f"{counted(answers.rows, 'data row')}{more} ({', '.join(parts) or 'none answered'})"
 
 
 def _some(lines: Sequence[str], total: int) -> Iterator[str]:

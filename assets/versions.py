@@ -21,6 +21,10 @@ def answers_version(run: Run) -> str:
             "version": model.version,
             "max_tokens": model.max_tokens,
             "params": run.inference_params,
+            "frames": [run.sampling.frames_per_second, list(run.sampling.frames), model.frames_per_call],
+            "roles": run.dataset.roles,
+            "generate": run.generate,
+            "message_ids": model.message_ids,
             **_what_is_known(run),
         }
     )
@@ -59,6 +63,7 @@ def _what_is_known(run: Run) -> Mapping[str, object]:
         "ontology": run.model.ontology.as_json() if run.model.ontology else None,
         "kinds": run.model.allowed_feature_kinds,
         "dataset": run.dataset.name,
+        "seen": [run.model.exif, run.model.html],
     }
 
 

@@ -28,6 +28,8 @@ from resources import CHECKOUT, DEMO_HOME, Places, places_of
 PORT = 8321
 """Fixed, since an endpoint's address is part of a call's identity: the second time, no call is made."""
 URL_VARIABLE = "FOUNDRY_DEMO_URL"
+NEWEST_MODEL = "chat"
+"""An endpoint that lacks it is another's, or an older one."""
 START_S = 120.0
 STOP_S = 20.0
 BOXES_SHOWN = 12
@@ -124,7 +126,7 @@ def _url_of(process: subprocess.Popen[bytes], url_file: Path, log: Path) -> str:
 def _is_healthy(url: str) -> bool:
     try:
         answer = httpx.get(f"{url}/health", timeout=2.0, trust_env=False)
-        return answer.status_code == httpx.codes.OK and "objects" in answer.json()["calls"]
+        return answer.status_code == httpx.codes.OK and NEWEST_MODEL in answer.json()["calls"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False  # nobody, or somebody else's server
 
@@ -145,13 +147,15 @@ def _stopped_at_the_end(process: subprocess.Popen[bytes], by: signal.Signals = s
 def _show_boxes(places: Places) -> None:
     """A few boxes, read as anybody would read them."""
     files = f"{places.warehouse}/boxes/**/*.parquet"
-    columns = ["run", "global_key", "feature", "score", "left", "top", "width", "height"]
+    columns = ["run", "global_key", "frame", "feature", "score", "left", "top", "width", "height"]
     try:
         boxes = pl.scan_parquet(files).select(columns).sort("score", descending=True).head(BOXES_SHOWN).collect()
     except (pl.exceptions.PolarsError, OSError):
         return
     print(f'\npolars.scan_parquet("{files}")')
-    with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_dataframe_shape=True, tbl_rows=-1, tbl_cols=-1):
+    with pl.Config(
+        tbl_formatting="ASCII_MARKDOWN", tbl_hide_dataframe_shape=True, tbl_rows=-1, tbl_cols=-1, tbl_width_chars=120
+    ):
         print(boxes.with_columns(pl.col(pl.Float64).round(2)))
 
 

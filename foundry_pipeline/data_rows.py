@@ -37,6 +37,8 @@ class DataRow:
     attachments: tuple[Attachment, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     content_sha256: str | None = None
+    frame_count: int | None = None
+    frames_per_second: float | None = None
 
 
 _ID_NAMESPACE = uuid.UUID("6c1f8d4e-52a7-5b0c-9a57-3f0c6f6e7d21")

@@ -21,14 +21,15 @@ from foundry_pipeline.decoding.entities import Texts
 from foundry_pipeline.decoding.features import Feature, features_of
 from foundry_pipeline.decoding.findings import FLUSH_ITEMS, Findings, Limits
 from foundry_pipeline.decoding.masks import MASKS, Checked, check_masks
-from foundry_pipeline.decoding.places import Path, Place, frame_number
+from foundry_pipeline.decoding.places import WHOLE_ROW, Path, Place, Sent, frame_number
 from foundry_pipeline.decoding.quick_boxes import QuickBoxes
 from foundry_pipeline.decoding.rejects import REASONS, Fault, wrong_type
-from foundry_pipeline.decoding.reply_reader import ReplyReader
+from foundry_pipeline.decoding.reply_reader import About, ReplyReader
+from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
-from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TableSpec
+from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TEXTS, TableSpec
 
-__all__ = ["REASONS", "Limits", "SliceDecoder", "tables_needed"]
+__all__ = ["REASONS", "Limits", "SliceDecoder", "spoken_text", "tables_needed"]
 
 _MAX_QUICK_CHARS = 500_000
 """A longer reply may have more values than the limit allows."""
@@ -65,12 +66,22 @@ def _kinds_under(feature: Tool | Classification) -> Iterator[FeatureKind]:
         yield from _kinds_under(question)
 
 
+def spoken_text(model: Manifest, reply: str) -> str | None:
+    """What a model says in a conversation: its first free text, by the rules for replies; None where there is none."""
+    decoder = SliceDecoder("", "", "", model.ontology, model.allowed_feature_kinds, "conversational")
+    decoder.add(DataRow("", "", "conversational", ""), "", reply, None)
+    texts = decoder.finish().get(TEXTS.name)
+    answers = [] if texts is None else texts.select(["answer", "parent_id"]).to_pylist()
+    return next((row["answer"] for row in answers if row["parent_id"] is None), None)
+
+
 class _Waiting(NamedTuple):
     """A reply that is read together with others. `number` is its data row's, in the block."""
 
     number: int
     reply: str
     texts: Texts
+    sent: Sent
 
 
 class SliceDecoder:
@@ -94,6 +105,8 @@ class SliceDecoder:
         limits = limits or Limits()
         self._features = features_of(ontology, kinds)
         self._has_frames = media_type == "video"
+        self._has_messages = media_type == "conversational"
+        self._whole = Place()
         self._findings = Findings(run, model, dataset, tables_needed(ontology, kinds), limits)
         boxes = self._features.rectangles()
         quick = shortcut and boxes != frozenset()
@@ -103,20 +116,26 @@ class SliceDecoder:
         self._waiting_chars = 0
 
     def add(
-        self, row: DataRow, call_id: str, reply: str, text: str | None, messages: Mapping[str, str] | None = None
+        self,
+        row: DataRow,
+        call_id: str,
+        reply: str,
+        text: str | None,
+        messages: Mapping[str, str] | None = None,
+        sent: Sent = WHOLE_ROW,
     ) -> None:
         """Decode one reply, the body as it came.
 
         `text` is what the entities of a text row stand in, None where there is none or nobody can read it; `messages`
-        is message id -> content of a conversation.
+        is message id -> content of a conversation; `sent` is the part of the row that the call was about.
         """
         if self._findings.is_full or (self._quick is not None and self._quick.count >= FLUSH_ITEMS):
             self._flush()
         number = self._findings.add_row(row, call_id, len(reply))
         if self._waits and MASKS in reply:
-            self._wait(_Waiting(number, reply, Texts(text, messages)))
-        elif self._quick is None or not self._take_quickly(self._quick, number, reply):
-            self._read(_Waiting(number, reply, Texts(text, messages)), reply_json.parse(reply), {})
+            self._wait(_Waiting(number, reply, Texts(text, messages), sent))
+        elif self._quick is None or not self._take_quickly(self._quick, number, reply, sent):
+            self._read(_Waiting(number, reply, Texts(text, messages), sent), reply_json.parse(reply), {})
 
     @property
     def done_bytes(self) -> int:
@@ -135,11 +154,11 @@ class SliceDecoder:
         self._flush()
         return self._findings.take()
 
-    def _take_quickly(self, quick: QuickBoxes, number: int, reply: str) -> bool:
+    def _take_quickly(self, quick: QuickBoxes, number: int, reply: str, sent: Sent) -> bool:
         if len(reply) > _MAX_QUICK_CHARS or not reply.startswith("{"):
             return False
         document = reply_json.load_unchecked(reply)
-        return type(document) is dict and quick.take(number, reply, document)
+        return type(document) is dict and quick.take(number, reply, document, sent)
 
     def _wait(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
@@ -165,11 +184,13 @@ class SliceDecoder:
             return
         boxes, handed_back = self._quick.settle(self._findings.rows_of_block)
         for number, reply in handed_back.items():
-            self._read(_Waiting(number, reply, Texts(None, None)), reply_json.parse(reply), {})
+            self._read(_Waiting(number, reply.text, Texts(None, None), reply.sent), reply_json.parse(reply.text), {})
         self._findings.flush(boxes)
 
     def _read(self, waiting: _Waiting, parsed: reply_json.Tree | Fault, masks: Checked) -> None:
-        self._findings.open_row(waiting.number)
+        sent = waiting.sent
+        self._findings.open_row(waiting.number, sent.message_id if sent.frame is None else sent.frame)
+        self._whole = Place((), None, sent.frame, sent.message_id)
         document = self._document(waiting.reply, parsed)
         if document is None:
             return
@@ -178,7 +199,8 @@ class SliceDecoder:
         def check_mask(mask: Mapping[str, object]) -> rle.Rle | rle.BadRle:
             return masks.get(id(mask)) or rle.check(mask["size"], mask["counts"], image_hw)
 
-        ReplyReader(self._findings, self._features, self._has_frames, check_mask, waiting.texts).read(document)
+        about = About(self._has_frames, self._has_messages, self._whole, sent.frames)
+        ReplyReader(self._findings, self._features, about, check_mask, waiting.texts).read(document)
 
     def _document(self, reply: str, parsed: reply_json.Tree | Fault) -> dict[str, object] | None:
         """The reply as an object keyed by feature; None where it is none, after that was put on record."""
@@ -224,8 +246,8 @@ class SliceDecoder:
             assert isinstance(feature, Feature)
             if _is_cut_off(text):
                 fault = Fault("truncated", "a text that begins like JSON and ends in the middle of it; kept as text")
-                self._findings.reject(Place(feature=name), fault, text)
-            read_answers(self._findings, feature, Place(feature=name), text)
+                self._findings.reject(self._whole._replace(feature=name), fault, text)
+            read_answers(self._findings, feature, self._whole._replace(feature=name), text)
         elif not_json is not None and text.lstrip().startswith(("{", "[")):
             self._refuse(not_json, text)
         else:
@@ -244,11 +266,11 @@ class SliceDecoder:
         if self._has_frames and names[0] == "frames":
             frame = frame_number(names[1]) if len(names) > 1 else None
             return Place(path, names[2] if len(names) > 2 else None, frame)
-        return Place(path, names[0])
+        return self._whole._replace(path=path, feature=names[0])
 
     def _refuse(self, fault: Fault, value: object) -> None:
         """Put the whole reply on record as refused."""
-        self._findings.reject(Place(), fault, value)
+        self._findings.reject(self._whole, fault, value)
 
 
 def _is_wrapped(value: object) -> bool:

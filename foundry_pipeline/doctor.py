@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from foundry_pipeline.asks import asks_of
 from foundry_pipeline.calls.ledger import Answer
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import SliceDecoder
 from foundry_pipeline.errors import shown
 from foundry_pipeline.home import Run
 from foundry_pipeline.invoke import CallOptions, Invoker
+from foundry_pipeline.predictions import sent_of
+from foundry_pipeline.rendering import seen_row, seen_text
 from foundry_pipeline.rows.conversations import parse_conversation
 from foundry_pipeline.rows.media import TEXT_LIKE
 
@@ -63,19 +66,23 @@ class Diagnosis:
 def diagnose(
     run: Run, slice_key: str, row: DataRow, invoker: Invoker, read_text: Callable[[DataRow], str]
 ) -> Diagnosis:
-    """Ask for one row anew and decode its answer. Raises what `Invoker.ask` raises, and RowUnavailable."""
-    answer = invoker.ask(slice_key, [row.global_key], CallOptions(refresh=True))[row.global_key]
+    """Ask for one row anew, of a video its first frames, and decode the answer.
+
+    Raises what `Invoker.ask` raises, and RowUnavailable.
+    """
+    ask, answer = invoker.ask(slice_key, [row.global_key], CallOptions(refresh=True))[row.global_key]
     if answer.outcome != "ok" or answer.reply is None:
         return Diagnosis(row, answer, {}, ())
     model = run.model
     decoder = SliceDecoder(
         run.name, model.name, run.dataset.name, model.ontology, model.allowed_feature_kinds, row.media_type
     )
-    text = read_text(row) if row.media_type in TEXT_LIKE else None
+    text = seen_text(run, row, read_text(row)) if row.media_type in TEXT_LIKE else None
     messages = None
     if text is not None and row.media_type == "conversational":
         messages = {message.message_id: message.content for message in parse_conversation(text)}
-    decoder.add(row, answer.call_id, answer.reply.decode(), None if messages else text, messages)
+    sent = sent_of(ask.frames, ask.message_id, is_only_call=len(asks_of(run, row)) == 1)
+    decoder.add(seen_row(run, row), answer.call_id, answer.reply.decode(), None if messages else text, messages, sent)
     tables = decoder.finish()
     rejects = tables.pop("rejects").select(["path", "reason", "message"]).to_pylist()
     return Diagnosis(

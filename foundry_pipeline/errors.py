@@ -13,15 +13,21 @@ What a model says about one row is never an exception: it is an outcome (`replie
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHOWN_CHARS = 80
 
+_DATA_URI = re.compile(r"(data:[^,'\"\s]{0,200},)[^'\"\s]+", re.IGNORECASE)
+
 
 def shown(value: object, limit: int = SHOWN_CHARS) -> str:
-    """`repr` of a foreign value, cut to `limit` characters, so that no message carries a picture or a page."""
-    text = repr(value[: 4 * limit] if isinstance(value, str | bytes) else value)
+    """`repr` of a foreign value, cut to `limit` characters, so that no message carries a picture or a page.
+
+    Of a `data:` URI only what stands before its content is shown.
+    """
+    text = _DATA_URI.sub(r"\1…", repr(value[: 4 * limit] if isinstance(value, str | bytes) else value))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from foundry_pipeline.asks import Ask, calls_of_slice
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.budget import Budget, Spent, SpentFile
@@ -32,21 +33,23 @@ from foundry_pipeline.calls.plan import NONE
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.reports import Progress, SliceReport, Speedometer, not_begun, tallied
 from foundry_pipeline.calls.slice_calls import SliceCalls
-from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, plan_slice
+from foundry_pipeline.calls.slice_work import Asked, CallOptions, SliceWork, commit_slice, pages_of, plan_slice
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.calls.tally import MOST_NAMED, Tally
 from foundry_pipeline.config.secrets import auth_headers, scrubber
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
-from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, SliceBusy, StorageError
+from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, RowUnavailable, SliceBusy, StorageError
 from foundry_pipeline.home import Run, Settings
 from foundry_pipeline.protocols.foundry import FoundryRequests
+from foundry_pipeline.rendering import Renderer
 from foundry_pipeline.rows.content import ContentReader
-from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
+from foundry_pipeline.rows.conversations import parse_conversation, user_turns
+from foundry_pipeline.rows.frames import check_decoder
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, RESPONSES, TEXTS
+from foundry_pipeline.tables import OUTCOMES, RESPONSES, TEXTS
 
-__all__ = ["CallOptions", "Invoker", "Progress", "SliceReport"]
+__all__ = ["Asked", "CallOptions", "Invoker", "Progress", "SliceReport"]
 
 MOST_SLICES_AT_ONCE = 8
 LEASE_PATIENCE_S = 600.0
@@ -88,6 +91,7 @@ class Invoker:
         auth_headers(run.model, environ, settings)
         self._transport = transport
         self._requests = FoundryRequests(run)
+        self._rows_of_slice: dict[str, int] = {}
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
         self._errors = Counter[str]()
@@ -134,7 +138,7 @@ class Invoker:
 
         `on_progress` is called in the caller's thread, a few times a second.
         """
-        total = sum(self._rows_in(key) for key in slice_keys)
+        self._rows_of_slice = {key: calls_of_slice(self._run, self._store, key) for key in slice_keys}
         speed = Speedometer()
         self._done.clear()
         self._errors.clear()
@@ -144,13 +148,13 @@ class Invoker:
             try:
                 report = self._reports.get(timeout=0.25)
             except queue.Empty:
-                on_progress(self._progress(total, speed))
+                on_progress(self._progress(speed))
                 continue
             if report is None:
                 self._driving.result()  # raises where it was cancelled: then there may be nothing left to look at
-                on_progress(self._progress(total, speed))
+                on_progress(self._progress(speed))
                 return
-            on_progress(self._progress(total, speed))
+            on_progress(self._progress(speed))
             yield report
 
     def ask(
@@ -158,8 +162,9 @@ class Invoker:
         slice_key: str,
         global_keys: Collection[str],
         options: CallOptions = CallOptions(),  # noqa: B008  # frozen
-    ) -> dict[str, Answer]:
-        """The answers of some rows of a slice, by global key, called where they are not there yet.
+    ) -> dict[str, Asked]:
+        """The answers of some data rows of a slice, by global key, called where they are not there yet: those to the
+        first calls about them, where they take several.
 
         What is called stays in the ledger, so the full run does not pay again. Raises EndpointStopped, StorageError
         and SliceBusy; a key that the slice does not have is left out.
@@ -176,6 +181,7 @@ class Invoker:
 
     async def _open(self) -> None:
         self._reader = ContentReader(self._home_root, self._settings, encoding=self._run.dataset.encoding)
+        self._renderer = Renderer(self._run, self._settings, self._requests, self._reader)
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state)
@@ -186,7 +192,7 @@ class Invoker:
             self._rate,
             self._breaker,
             stop,
-            body_of=self._body_of,
+            body_of=self._renderer.body,
             make_client=lambda: ModelClient(
                 self._run.model.inference_endpoint,
                 timeout_s=self._run.model.timeout_s,
@@ -210,6 +216,7 @@ class Invoker:
         for task in self._slices:
             task.cancel()
         await asyncio.gather(*self._slices, return_exceptions=True)
+        await self._renderer.close()
         await self._reader.close()
 
     async def _drive(self, slice_keys: list[str], options: CallOptions) -> None:
@@ -238,7 +245,7 @@ class Invoker:
             finally:
                 lease.release()
         except EndpointStopped as err:
-            report = not_begun(slice_key, self._rows_in(slice_key), err)
+            report = not_begun(slice_key, self._rows_of_slice[slice_key], err)
         except (SliceBusy, StorageError, OSError) as err:
             report = SliceReport(slice_key, seconds=time.monotonic() - began, failure=str(err))
         finally:
@@ -264,23 +271,39 @@ class Invoker:
         work = await self._plan(slice_key, options)
         try:
             await self._remember_answer(work)
-            self._done["rows"] += work.reused
-            calls = await self._submit_all(work)
-            begun.set()
-            await calls.all_settled()
+            calls = await self._call(work, begun)
             report = await asyncio.to_thread(self._conclude, work, calls, began)
         except BaseException:
             work.close()
             raise
         return report
 
-    async def _ask(self, slice_key: str, global_keys: frozenset[str], options: CallOptions) -> dict[str, Answer]:
+    async def _call(self, work: SliceWork, begun: asyncio.Event) -> SliceCalls:
+        """Make a slice's calls: all at once, but turn by turn where conversations go on."""
+        calls = SliceCalls(work.plan, work.ledger.unknown)
+        counted = 0
+        while True:
+            self._done["rows"] += work.reused - counted
+            counted = work.reused
+            self._rows_of_slice[work.slice_key] = len(work.plan)
+            await self._submit_all(work, calls)
+            begun.set()
+            await calls.all_settled()
+            if self._run.generate != "every" or calls.failure is not None:
+                return calls
+            await asyncio.to_thread(work.plan_rows)
+            calls.go_on(work.plan)
+            if not work.plan.needs_call.any():
+                return calls
+
+    async def _ask(self, slice_key: str, global_keys: frozenset[str], options: CallOptions) -> dict[str, Asked]:
         lease = await self._lease(slice_key, asyncio.Event())
         try:
             work = await self._plan(slice_key, options, global_keys)
             try:
                 await self._remember_answer(work)
-                calls = await self._submit_all(work)
+                calls = SliceCalls(work.plan, work.ledger.unknown)
+                await self._submit_all(work, calls)
                 await calls.all_settled()
                 if calls.failure is not None:
                     raise calls.failure
@@ -292,34 +315,50 @@ class Invoker:
 
     async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
         path = self._ledger_path(slice_key)
+        turns = await self._turns(slice_key, only) if self._run.generate else {}
         return await asyncio.to_thread(
-            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
+            plan_slice, self._run, slice_key, self._store, path, self._requests, options, turns, only
         )
+
+    async def _turns(self, slice_key: str, only: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
+        """global key -> the messages to be answered, of the conversations that can be read."""
+        found: dict[str, tuple[str, ...]] = {}
+        pages = pages_of(self._run, slice_key, self._store)
+        while page := await asyncio.to_thread(next, pages, None):
+            asked = [row for row in page if only is None or row.global_key in only]
+            turns = await asyncio.gather(*map(self._turns_of, asked))
+            found |= {row.global_key: ids for row, ids in zip(asked, turns, strict=True) if ids}
+        return found
+
+    async def _turns_of(self, row: DataRow) -> tuple[str, ...]:
+        try:
+            messages = parse_conversation(await self._reader.text(row))
+            return user_turns(messages, self._run.dataset.roles)
+        except RowUnavailable:
+            return ()  # found again, and put on record, when its request is made
 
     async def _remember_answer(self, work: SliceWork) -> None:
         """A row that was answered before shows that the endpoint works, and can show it again."""
         answered = np.flatnonzero((work.plan.kept == OUTCOMES.index("ok")) | (work.plan.good_at != NONE))
         if len(answered):
-            ((_, row),) = await asyncio.to_thread(next, work.rows(np.arange(len(work.plan)) == answered[0]))
-            self._caller.knows_answer(row)
+            ((_, ask),) = await asyncio.to_thread(next, work.asks(np.arange(len(work.plan)) == answered[0]))
+            self._caller.knows_answer(ask)
 
-    async def _submit_all(self, work: SliceWork) -> SliceCalls:
-        """Hand over the calls of a slice, as fast as they are taken."""
-        calls = SliceCalls(work.plan, work.ledger.unknown)
-        pages = work.rows(work.plan.needs_call)
+    async def _submit_all(self, work: SliceWork, calls: SliceCalls) -> None:
+        """Hand over the calls that a slice needs, as fast as they are taken."""
+        pages = work.asks(work.plan.needs_call)
         with self._caller.feed():
             while page := await asyncio.to_thread(next, pages, None):
                 if self._caller.stopped:
                     calls.fail(self._caller.stopped)
                     break
-                for number, row in page:
+                for number, ask in page:
                     await self._caller.room()
-                    self._submit(work, calls, number, row)
-        return calls
+                    self._submit(work, calls, number, ask)
 
-    def _submit(self, work: SliceWork, calls: SliceCalls, number: int, row: DataRow) -> None:
+    def _submit(self, work: SliceWork, calls: SliceCalls, number: int, ask: Ask) -> None:
         settled: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        task = Task(row, work.plan.call_id(number), work.ledger, settled)
+        task = Task(ask, work.plan.call_id(number), work.ledger, settled)
         settled.add_done_callback(lambda _: self._count(task, *calls.settle(number, task)))
         calls.begin()
         self._caller.submit(task)
@@ -367,28 +406,7 @@ class Invoker:
             "older tables stay, run again to ask only those rows"
         )
 
-    async def _body_of(self, row: DataRow) -> bytes:
-        media_type = self._run.dataset.media_type
-        if media_type == "image":
-            content = await self._reader.read(row)
-            picture = content.data
-            if needs_turning(content.exif_orientation):
-                picture = await asyncio.to_thread(upright_jpeg_or_png, picture, content.mime_type)
-            return self._requests.image_body(picture)
-        text = await self._reader.text(row)
-        if media_type == "conversational":
-            return self._requests.conversation_body(text)
-        return self._requests.text_body(text)
-
     # For reports
-
-    def _rows_in(self, slice_key: str) -> int:
-        file = self._store.open(DATA_ROWS, self._run.dataset.name, slice_key)
-        if file is None:
-            return 0
-        with file:
-            rows: int = file.metadata.num_rows
-            return rows
 
     def _may_be_done(self, slice_key: str, options: CallOptions) -> bool:
         """After a stop: a slice that has its answers is committed all the same, and one that has some is counted."""
@@ -403,7 +421,8 @@ class Invoker:
     def _ledger_path(self, slice_key: str) -> Path:
         return self._ledger / self._run.name / f"{slice_key}.sqlite"
 
-    def _progress(self, total: int, speed: Speedometer) -> Progress:
+    def _progress(self, speed: Speedometer) -> Progress:
+        total = sum(self._rows_of_slice.values())
         calls, view = self._caller.tally.calls, self._rate.view()
         rate_per_s, rows_per_s = speed.read(calls, self._done["called"])
         left = total - self._done["rows"]
@@ -445,10 +464,9 @@ def _check_supported(run: Run, ledger: str) -> None:
         problems.append(
             Problem("FOUNDRY_LEDGER", "only a local folder is supported for the ledger", ledger.split(":")[0])
         )
-    if run.dataset.media_type == "video":
-        problems.append(Problem(run.dataset.file, "video is not supported yet", "$.media_type"))
     if problems:
         raise ConfigError(problems)
+    check_decoder(run.dataset.media_type, run.dataset.file)
 
 
 def _new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
@@ -480,8 +498,8 @@ def _rules(run: Run, settings: Settings) -> CallRules:
 
 def _unsent(work: SliceWork) -> list[str]:
     """Global keys of the first rows whose call was not settled."""
-    pages = work.rows(work.plan.final() == NONE)
-    return [row.global_key for page in islice(pages, 1) for _, row in page][:MOST_NAMED]
+    pages = work.asks(work.plan.final() == NONE)
+    return list(dict.fromkeys(ask.row.global_key for page in islice(pages, 1) for _, ask in page))[:MOST_NAMED]
 
 
 def _note(held_s: float, open_for_s: float | None, waiting_for: str) -> str:

@@ -16,11 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from foundry_pipeline.config import endpoint_source
-from foundry_pipeline.config.fields import Block, Reader, choice, list_of, number, one_of, refuse, text, whole, written
+from foundry_pipeline.config.fields import (
+    Block,
+    Reader,
+    choice,
+    flag,
+    list_of,
+    number,
+    one_of,
+    refuse,
+    text,
+    whole,
+    written,
+)
 from foundry_pipeline.config.money import Money, money
 from foundry_pipeline.config.ontology_source import KIND_ALIASES, kinds_of, media_type, read_ontology
 from foundry_pipeline.config.params import params_path, schema_faults
 from foundry_pipeline.config.secrets import Auth, SecretRef
+from foundry_pipeline.config.video_source import FRAME_FIELDS, check_frames
 from foundry_pipeline.config.yaml_source import Findings, Item, read_yaml
 from foundry_pipeline.errors import ConfigError
 from foundry_pipeline.ontology import FeatureKind, Ontology
@@ -41,6 +54,11 @@ class Manifest:
     `params_schema` is a JSON Schema object; `{}` where the manifest has none. Times are seconds.
     A value `env:NAME` in `headers` is a reference, read at the moment of sending.
     `cost_per_call` is what one request costs, whatever it brings.
+
+    What the model sees of a data row: `exif` is `upright` (a picture is turned as its EXIF orientation says) or `keep`
+    (its pixels as they are stored, whatever their mark); `html` is `source` or `readable` (the visible text). Of a
+    video, `frames_per_second` or the numbers in `frames`, unless the run says otherwise, `frames_per_call` at a time.
+    With `message_ids`, each turn of a conversation has its message's id beside role and parts.
     """
 
     name: str
@@ -65,6 +83,12 @@ class Manifest:
     max_attempts: int = 8
     burst: int = 1
     cost_per_call: Money | None = None
+    exif: str = "upright"
+    html: str = "source"
+    frames_per_second: float | None = None
+    frames: tuple[int, ...] = ()
+    frames_per_call: int = 1
+    message_ids: bool = False
 
     def feature_kinds(self) -> tuple[FeatureKind, ...]:
         """The kinds a reply may hold: the ontology's own where there is one, else the allowed ones, else all.
@@ -101,6 +125,11 @@ _PLAIN_FIELDS: Mapping[str, Reader[Any]] = {
     "max_attempts": whole(1, 100),
     "burst": whole(1, 1000),
     "cost_per_call": money(most=10_000),
+    "exif": choice(("upright", "keep")),
+    "html": choice(("source", "readable")),
+    **FRAME_FIELDS,
+    "frames_per_call": whole(1, 256),
+    "message_ids": flag,
 }
 
 
@@ -147,6 +176,7 @@ def manifest_of(root: Item, environ: Mapping[str, str], found: Findings) -> Mani
     _check_auth(manifest, block, found)
     _check_kinds(manifest, block, found)
     _check_media(manifest, block, found)
+    check_frames(block, found)
     return None if found.problems else manifest
 
 

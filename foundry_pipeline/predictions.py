@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby, islice
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +20,10 @@ import pyarrow.parquet as pq
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import SliceDecoder, tables_needed
+from foundry_pipeline.decoding.places import WHOLE_ROW, Sent
 from foundry_pipeline.errors import RowUnavailable, StorageError
 from foundry_pipeline.home import Run
+from foundry_pipeline.rendering import seen_row, seen_text
 from foundry_pipeline.rows.conversations import parse_conversation
 from foundry_pipeline.rows.media import TEXT_LIKE
 from foundry_pipeline.store import Store
@@ -39,7 +43,7 @@ class DecodeReport:
 
     slice_key: str
     rows: int
-    """Replies decoded: data rows with outcome `ok`."""
+    """Replies decoded: calls with outcome `ok`."""
     predictions: Mapping[str, int]
     """Table -> rows; rejects are not among them."""
     rejects: Mapping[str, int]
@@ -71,14 +75,14 @@ def decode_slice(
     started = clock()
     model, dataset = run.model, run.dataset
     specs = tables_needed(model.ontology, model.allowed_feature_kinds)
-    texts = _Texts(read_text, wanted=ENTITIES in specs and dataset.media_type in TEXT_LIKE)
+    texts = _Texts(run, read_text, has_entities=ENTITIES in specs)
     decoder = SliceDecoder(
         run.name, model.name, dataset.name, model.ontology, model.allowed_feature_kinds, dataset.media_type
     )
     tally = _Tally()
     with store.scratch() as folder, TableSpool(folder) as spool:
-        for row, call_id, reply in _decodable(store, run, slice_key, texts.wanted):
-            decoder.add(row, call_id, reply, *texts.of(row, reply))
+        for row, call_id, reply, sent in _decodable(store, run, slice_key, texts.wanted):
+            decoder.add(row, call_id, reply, *texts.of(row, reply), sent)
             tally.rows += 1
             if decoder.done_bytes >= PIECE_BYTES:
                 spool.add(tally.noted(decoder.take()))
@@ -99,19 +103,23 @@ def decode_slice(
 
 
 class _Texts:
-    """What the entities of a data row stand in, read only where a reply may have some."""
+    """What the entities of a data row stand in, or the messages its answers are about; read only where a reply may
+    have some."""
 
-    def __init__(self, read_text: Callable[[DataRow], str], *, wanted: bool) -> None:
+    def __init__(self, run: Run, read_text: Callable[[DataRow], str], *, has_entities: bool) -> None:
+        self._run = run
         self._read_text = read_text
-        self.wanted = wanted
+        self._marks = ["start"] if has_entities and run.dataset.media_type in TEXT_LIKE else []
+        self._marks += ["message_id"] if run.dataset.media_type == "conversational" else []
+        self.wanted = bool(self._marks)
         self.unread = 0
 
     def of(self, row: DataRow, reply: str) -> tuple[str | None, Mapping[str, str] | None]:
         """(text, messages of a conversation), None where there are none or they cannot be had."""
-        if not self.wanted or not ("start" in reply or "\\u" in reply):
+        if not self.wanted or not any(mark in reply for mark in (*self._marks, "\\u")):
             return None, None
         try:
-            text = self._read_text(row)
+            text = seen_text(self._run, row, self._read_text(row))
             if row.media_type != "conversational":
                 return text, None
             return None, {message.message_id: message.content for message in parse_conversation(text)}
@@ -120,33 +128,60 @@ class _Texts:
             return None, None
 
 
-def _decodable(store: Store, run: Run, slice_key: str, with_content: bool) -> Iterator[tuple[DataRow, str, str]]:
-    """(data row, call id, reply) of the good replies, in their order, without those whose data row is gone.
+class _Reply(NamedTuple):
+    """A row of `responses`, as far as decoding needs it. Frames are there of videos, the message of conversations."""
+
+    call_id: str
+    global_key: str
+    outcome: str
+    text: str | None
+    frames: Sequence[int] | None = None
+    message_id: str | None = None
+
+
+def _decodable(store: Store, run: Run, slice_key: str, with_content: bool) -> Iterator[tuple[DataRow, str, str, Sent]]:
+    """(data row, call id, reply, what was sent) of the good replies, in their order, without those whose data row is
+    gone.
 
     Replies and data rows stand in the same order, as a rule: only where they do not, rows are held until their reply.
+    The replies about one data row stand together.
     """
     rows = _data_rows(store, run.dataset.name, slice_key, with_content)
     waiting: dict[str, DataRow] = {}
-    for call_id, global_key, outcome, reply in _responses(store, run.name, slice_key):
+    for global_key, of_row in groupby(_replies(store, run, slice_key), key=lambda reply: reply.global_key):
         while global_key not in waiting and (row := next(rows, None)) is not None:
             waiting[row.global_key] = row
-        found = waiting.pop(global_key, None)
-        if found is not None and outcome == "ok":
-            yield found, call_id, reply or ""
+        if (found := waiting.pop(global_key, None)) is None:
+            continue
+        row, first = seen_row(run, found), list(islice(of_row, 2))
+        for reply in chain(first, of_row):
+            if reply.outcome == "ok":
+                sent = sent_of(reply.frames, reply.message_id, is_only_call=len(first) == 1)
+                yield row, reply.call_id, reply.text or "", sent
+
+
+def sent_of(frames: Sequence[int] | None, message_id: str | None, *, is_only_call: bool) -> Sent:
+    """What a call about a data row was about: see `decoding.places.Sent`."""
+    if not frames:
+        return WHOLE_ROW if message_id is None else Sent(message_id=message_id)
+    is_whole = is_only_call and len(frames) > 1
+    return Sent(None if is_whole else frames[0], frozenset(frames))
 
 
 def _data_rows(store: Store, dataset: str, slice_key: str, with_content: bool) -> Iterator[DataRow]:
     """The slice's data rows, as far as decoding needs them; `row_data` is empty unless asked for."""
-    columns = ["data_row_id", "global_key", "media_type", "mime_type", "width", "height"]
+    columns = ["data_row_id", "global_key", "media_type", "mime_type", "width", "height", "exif_orientation"]
     for batch in _batches(store, DATA_ROWS, dataset, slice_key, [*columns, *(["row_data"] if with_content else [])]):
         for record in batch.to_pylist():
             yield DataRow(**({"row_data": ""} | record))
 
 
-def _responses(store: Store, run: str, slice_key: str) -> Iterator[tuple[str, str, str, str | None]]:
-    """(call id, global key, outcome, reply) of the slice's rows."""
-    for batch in _batches(store, RESPONSES, run, slice_key, ["call_id", "global_key", "outcome", "reply"]):
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+def _replies(store: Store, run: Run, slice_key: str) -> Iterator[_Reply]:
+    """The slice's `responses`."""
+    parts = {"video": ["frames"], "conversational": ["frames", "message_id"]}.get(run.dataset.media_type, [])
+    columns = ["call_id", "global_key", "outcome", "reply", *parts]
+    for batch in _batches(store, RESPONSES, run.name, slice_key, columns):
+        yield from map(_Reply, *(column.to_pylist() for column in batch.columns))
 
 
 def _batches(store: Store, spec: TableSpec, owner: str, slice_key: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -162,9 +197,16 @@ def _batches(store: Store, spec: TableSpec, owner: str, slice_key: str, columns:
 def _read(file: pq.ParquetFile, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     try:
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            yield batch.select(columns)
+            yield _selected(batch, columns)
     except (OSError, pa.ArrowException) as err:
         raise StorageError(f"{path}: damaged: {err}") from err
+
+
+def _selected(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
+    """These columns. A file that was written before there was such a column knows nothing of it."""
+    for name in set(columns) - set(batch.schema.names):
+        batch = batch.append_column(name, pa.nulls(batch.num_rows))
+    return batch.select(columns)
 
 
 def _sha256(store: Store, spec: TableSpec, owner: str, slice_key: str) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -128,6 +129,15 @@ class Store:
             partitioning=pads.partitioning(pa.schema([owner]), flavor="hive"),
         )
         return pads.FileSystemDatasetFactory(self._fs, selector, pads.ParquetFileFormat(), options).finish(columns)
+
+    def row_count(self, spec: TableSpec, owner: str, slice_key: str) -> int:
+        """Rows of a slice's file, read from its footer; 0 where there is none."""
+        file = self.open(spec, owner, slice_key)
+        if file is None:
+            return 0
+        with file:
+            rows: int = file.metadata.num_rows
+            return rows
 
     def commit(
         self,
@@ -276,6 +286,14 @@ class Store:
     def file_names(self, folder: str) -> list[str]:
         """Names of the files directly in `folder` (relative to the root), sorted; none where it does not exist."""
         return sorted(self._names(folder))
+
+    def read_lines(self, name: str) -> Iterator[bytes]:
+        """The lines of a file that `write_file` or `put_file` wrote; none where there is no such file."""
+        path = f"{self._base}/{name}"
+        if self._fs.get_file_info(path).type != pafs.FileType.File:
+            return
+        with reading(path), self._fs.open_input_stream(path) as stream:
+            yield from io.BufferedReader(stream)
 
     def remove_file(self, name: str) -> None:
         """Take away a file that `write_file` or `put_file` wrote."""

@@ -41,8 +41,9 @@ code (`python -m foundry_pipeline.table_docs docs/predictions.md`), and a test h
 ## Replies
 
 A reply is one JSON object keyed by feature name, as the document shows it, or a string. Coordinates are pixels of the
-picture sent, origin at its top left corner, x to the right, y down. Entities are Unicode code points, from 0, half
-open. Scores are 0 to 1. Everything below that the document does not have is an extension, and optional.
+picture sent, origin at its top left corner, x to the right, y down: upright pictures and frames, unless the manifest
+says `exif: keep`. Entities are Unicode code points of the text sent, from 0, half open. Scores are 0 to 1. Everything
+below that the document does not have is an extension, and optional.
 
 | kind | value under the feature's name | table |
 |---|---|---|
@@ -76,10 +77,15 @@ _RULES = f"""
 - **Masks** are COCO run lengths: compressed, as `pycocotools.mask.encode` makes them, or a list of runs. They are
   stored in one canonical form.
 - **Polygons** are one outer ring, stored open. What has holes or several parts is a mask.
-- **Videos**: `{{"frames": {{"12": {{...}}}}, ...}}`; each frame holds what a picture's reply would. Beside `frames`
-  stand features of the whole video.
+- **Videos**: `{{"frames": {{"12": {{...}}}}, ...}}`; each frame holds what a picture's reply would, and is one that was
+  sent. A call about one frame may be answered like one about a picture. What stands beside `frames` is about the frame
+  where it was one, about the whole video where it took one call (`frame` is null), else about the call's frames
+  (`frame` is the first of them).
 - **Conversations**: an entity says its `message_id`; offsets then refer to that message. With one message it may be
-  left out.
+  left out. An answer about one message says it, too: `{{"answer": "positive", "message_id": "4"}}`; radio and text may
+  have a list of such answers. In a call that continues a conversation every answer is about the message it answers.
+- **HTML**: offsets refer to the source, or to its readable text where the manifest says `html: readable`;
+  `foundry_pipeline.rows.html_text.readable_text` makes it again.
 - **Strings**: a string, or a body that is no JSON, is looked at for a JSON object: the whole string, or what is inside
   its only Markdown fence. Otherwise it is free text: the answer of the ontology's one text feature, or of a feature
   called `{RAW_ANSWER}` where there is no ontology. A text that begins like JSON and is cut off stays a text, with a
@@ -116,7 +122,7 @@ The `anchor` column says which rule found the entity; the first that fits:
 
 `prediction_id` is a version 5 UUID, the same on every re-run, whatever becomes of its neighbours. The namespace
 `{NAMESPACE}` with the compact JSON `[run, dataset, global key]` gives the row's id; this with
-`[table, frame, parent id, feature, index]` the prediction's.
+`[table, frame or message id, parent id, feature, index]` the prediction's.
 
 ## Tables
 

@@ -43,7 +43,7 @@ DATA_ROWS = TableSpec(
             _column("global_key", STRING, "the data row's name, unique in the dataset"),
             _column("external_id", STRING, "the user's own name for it", null=True),
             _column("media_type", STRING, "image, text, conversational, html or video"),
-            _column("row_data", STRING, "URL, absolute path, or the text itself"),
+            _column("row_data", STRING, "URL, absolute path, or the content itself: a text or data: URI"),
             _column("mime_type", STRING, "as the content's first bytes say", null=True),
             _column("width", INT, "of the picture as displayed, after EXIF orientation", unit="pixel", null=True),
             _column("height", INT, "of the picture as displayed, after EXIF orientation", unit="pixel", null=True),
@@ -51,6 +51,8 @@ DATA_ROWS = TableSpec(
             _column("attachments", pa.list_(ATTACHMENT), "further content, in the source's order"),
             _column("metadata", pa.map_(STRING, STRING), "the source's other columns"),
             _column("content_sha256", STRING, "of the content's bytes, hexadecimal", null=True),
+            _column("frame_count", INT, "of a video", null=True),
+            _column("frames_per_second", FLOAT, "of a video; an average where it varies", unit="1/s", null=True),
         ]
     ),
 )
@@ -59,8 +61,8 @@ OUTCOMES = ("ok", "failed", "rejected_by_model", "not_sent")
 
 RESPONSES = TableSpec(
     "responses",
-    "one row per data row of the slice",
-    ("global_key",),
+    "one row per call of the slice: one per data row, but several where a video or conversation takes several",
+    ("global_key", "call_id"),
     pa.schema(
         [
             _column("call_id", STRING, "sha256 of the request's identity, hexadecimal"),
@@ -74,9 +76,15 @@ RESPONSES = TableSpec(
             _column("reply", STRING, "the body as it came", null=True),
             _column("error", STRING, "code, where the outcome is not ok", null=True),
             _column("message", STRING, "what went wrong, for people", null=True),
+            _column("frames", pa.list_(INT), "of a video: the frames that were sent, numbered from 0", null=True),
+            _column("message_id", STRING, "of a conversation: the message that was to be answered", null=True),
         ]
     ),
 )
+"""A call is the unit that is paid for, retried and kept, so it is the row: a video's frames are in several calls where
+the manifest asks for it, and each reply stays as it came. A reply of all calls together would have to be made up, and
+one frame that failed would make the whole video failed. "Answered = asked" counts calls: every call that the run plans
+for a data row has one row here."""
 
 _PREDICTION = [
     _column("run", STRING, "the model run"),

@@ -36,6 +36,9 @@ class RowServer:
             def do_GET(self) -> None:
                 owner._serve(self)
 
+            def do_HEAD(self) -> None:
+                owner._serve(self)
+
             def log_message(self, *args: object) -> None:
                 pass
 

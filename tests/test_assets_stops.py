@@ -11,6 +11,7 @@ import pytest
 from assets.descriptions import responses_description
 from assets.keys import responses_key
 from assets.unanswered import unanswered_metadata
+from foundry_pipeline.asks import Ask
 from foundry_pipeline.calls.ledger import Intent, Ledger
 from foundry_pipeline.calls.tally import Unanswered
 from foundry_pipeline.data_rows import rows_of
@@ -186,7 +187,7 @@ def test_calls_that_a_killed_process_left_in_flight_are_counted_and_named(place:
 
     async def die_in_flight() -> None:
         ledger = Ledger(place.root / "ledger/notes_mood/00000.sqlite")
-        await ledger.write(Intent(requests.call_id(lost), lost.global_key, 1))
+        await ledger.write(Intent(requests.call_id(Ask(lost)), lost.global_key, 1))
         ledger.close()
 
     asyncio.run(die_in_flight())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from foundry_pipeline.asks import Ask
 from foundry_pipeline.calls.blame import MOST_REFUNDS, SAME_FAULT_ROWS, Blame, HeldBack, Task
 from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.calls.verdicts import Next, Verdict
@@ -19,7 +20,7 @@ OUTAGE = Verdict(Next.WAIT, "http_502", "502 bad gateway")
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
     loop = asyncio.new_event_loop()
-    made = Task(DataRow("1", "k", "text", "t"), "c", Ledger(tmp_path / "s.sqlite"), loop.create_future())
+    made = Task(Ask(DataRow("1", "k", "text", "t")), "c", Ledger(tmp_path / "s.sqlite"), loop.create_future())
     loop.close()
     return made
 

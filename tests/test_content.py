@@ -363,6 +363,15 @@ def test_a_reader_can_be_used_again_after_closing(server: RowServer, tmp_path: P
         ("{home}/gone", "text", (Kind.PATH, "{home}/gone")),
         ("/", "text", (Kind.INLINE, "/")),
         ("data:", "text", (Kind.INLINE, "data:")),
+        ("data: none, sorry", "text", (Kind.INLINE, "data: none, sorry")),
+        ("data:text/plain;base64,eA==", "text", (Kind.DATA_URI, "data:text/plain;base64,eA==")),
+        ("DATA:image/png;base64,eA==", "image", (Kind.DATA_URI, "DATA:image/png;base64,eA==")),
+        ("s3://bucket/a b.jpg", "image", (Kind.STORE, "s3://bucket/a b.jpg")),
+        ("GS://b/k", "text", (Kind.STORE, "GS://b/k")),
+        ("memory://m/k.txt", "html", (Kind.STORE, "memory://m/k.txt")),
+        ("file://{home}/a%20b.jpg", "image", (Kind.PATH, "{home}/a b.jpg")),
+        ("file://localhost{home}/t/../a.txt", "text", (Kind.PATH, "{home}/a.txt")),
+        ("local://{home}/a.jpg", "image", (Kind.PATH, "{home}/a.jpg")),
         ("Note: s3://bucket is full", "text", (Kind.INLINE, "Note: s3://bucket is full")),
         ("a\0b", "text", (Kind.INLINE, "a\0b")),
         ("x" * 5000, "text", (Kind.INLINE, "x" * 5000)),
@@ -378,7 +387,7 @@ def test_what_row_data_is(row_data: str, media_type: str, expected: tuple[Kind, 
 
 
 @pytest.mark.parametrize(
-    "row_data", ["s3://bucket/key", "file:///etc/passwd", "data:text/plain;base64,eA==", "GS://b/k"]
+    "row_data", ["ftp://host/key", "gopher://host/", "hdfs://host/k", "zip://a::s3://b/k", "SFTP://h/k", "ssh://h/k"]
 )
 @pytest.mark.parametrize("media_type", ["image", "text"])
 def test_other_schemes_are_refused(row_data: str, media_type: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from demo.endpoint.server import MAX_BODY_BYTES, EndpointServer, open_server
 
 DEMO = Path(demo.__file__).parent
 CAT = base64.b64encode((DEMO / "home/pictures/chelsea.jpg").read_bytes()).decode()
-PATHS = ("/objects", "/person-mask", "/faces", "/texts")
+PATHS = ("/objects", "/person-mask", "/faces", "/texts", "/moods", "/chat")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,29 @@ def test_of_a_conversation_the_last_user_turn_is_answered(endpoint: Endpoint) ->
     assert status == 200
     assert reply["language"]["answer"] == "en"
     assert reply["sentiment"]["answer"] == "negative"
+
+
+def test_every_message_of_the_user_gets_its_mood_and_no_other(endpoint: Endpoint) -> None:
+    turns = [
+        {**turn({"text": "This is awful and terrible."}), "message_id": "m1"},
+        {**turn({"text": "I am so sorry."}, role="assistant"), "message_id": "m2"},
+        turn({"text": "No id."}),
+        {**turn({"text": "Thank you, wonderful!"}), "message_id": "m4"},
+    ]
+    status, reply = post(endpoint, "/moods", body(*turns))
+    assert status == 200
+    assert [(mood["message_id"], mood["answer"]) for mood in reply["mood"]] == [("m1", "annoyed"), ("m4", "glad")]
+    assert post(endpoint, "/moods", body(turn({"text": "No id."}))) == (200, {})
+
+
+def test_the_chat_says_nothing_twice_that_is_in_its_history(endpoint: Endpoint) -> None:
+    turns = [turn({"text": "Thank you."})]
+    said = []
+    for _ in range(2):
+        _, reply = post(endpoint, "/chat", body(*turns))
+        said.append(reply["reply"])
+        turns += [turn({"text": reply["reply"]}, role="assistant"), turn({"text": "Thank you."})]
+    assert said == ["You are welcome.", "Gladly."]
 
 
 def test_only_the_features_of_the_ontology_are_answered(endpoint: Endpoint) -> None:
@@ -202,7 +225,7 @@ def test_health_counts_every_call_of_every_model(endpoint: Endpoint) -> None:
     post(endpoint, "/texts", b"broken")
     assert endpoint.health() == (
         200,
-        {"status": "ok", "calls": {"objects": 0, "person-mask": 0, "faces": 0, "texts": 2}},
+        {"status": "ok", "calls": {"objects": 0, "person-mask": 0, "faces": 0, "texts": 2, "moods": 0, "chat": 0}},
     )
 
 

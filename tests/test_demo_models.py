@@ -22,12 +22,16 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as coco
 
+from demo.make_clip import CLIP, FRAMES_A_PICTURE, FRAMES_PER_SECOND, SIZE_WH, frames
 from demo.models import addresses, faces, open_images, selfie, texts
 from demo.models.boxes import iou_ltrb, suppress
+from demo.models.chat import OTHERWISE, answer_to, turned_around
 from demo.models.params import ParameterError
 from demo.models.pictures import MAX_SIDE, PictureError, read_picture
 from demo.models.sessions import WEIGHTS
 from demo.models.summary import summarize
+from foundry_pipeline.rows.frames import VideoLimits
+from foundry_pipeline.rows.video import Video
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, decode
 
@@ -405,6 +409,7 @@ def test_the_manifests_name_every_feature_the_models_can_answer(objects: open_im
     assert features["objects"] == list(objects.classes)
     assert features["person_mask"] == [selfie.FEATURE]
     assert features["faces"] == [faces.FACE, *faces.POINTS]
+    assert (features["moods"], features["chat"]) == (["mood"], ["reply"])
     assert set(features["texts"]) == {*addresses.FEATURE_OF_LABEL.values(), "language", "sentiment", "summary"}
 
 
@@ -423,6 +428,8 @@ def test_the_manifests_defaults_are_the_models_own() -> None:
         "person_mask": {"threshold": selfie.THRESHOLD},
         "faces": {"confidence": faces.CONFIDENCE, "overlap": faces.OVERLAP},
         "texts": {"tasks": list(texts.TASKS)},
+        "moods": {},
+        "chat": {},
     }
 
 
@@ -444,3 +451,30 @@ def test_the_truth_of_the_pictures_lists_each_of_them_with_its_size() -> None:
 def test_every_file_of_others_is_named_in_the_notice(folder: Path) -> None:
     notice = (folder / "NOTICE").read_text("utf-8")
     assert [path.name for path in folder.iterdir() if path.name != "NOTICE" and path.name not in notice] == []
+
+
+def test_the_clip_is_small_and_shows_what_its_script_makes(objects: open_images.ObjectDetector) -> None:
+    data = CLIP.read_bytes()
+    assert len(data) < 200_000
+    clip = Video(data, "video/mp4", VideoLimits(1_000_000, 100, 60.0))
+    facts = clip.facts
+    assert (facts.width, facts.height) == SIZE_WH
+    assert (facts.frame_count, facts.frames_per_second) == (2 * FRAMES_A_PICTURE, FRAMES_PER_SECOND)
+    for number, made in enumerate(frames()):
+        seen = np.asarray(clip.picture(number), np.float32)
+        assert np.abs(seen - np.asarray(made, np.float32)).mean() < 12, f"frame {number}"
+    for number, feature in ((0, "Cat"), (FRAMES_A_PICTURE, "Coffee cup")):
+        assert feature in objects.predict(clip.picture(number), {"confidence": 0.4})
+    clip.close()
+
+
+def test_the_speakers_words_are_turned_around() -> None:
+    assert turned_around("my old lamp and I") == "your old lamp and you"
+    assert answer_to("I need a cable for my lamp.", ()) == "Why do you need a cable for your lamp?"
+    assert answer_to("Order 4711 is late", ()) == "Order 4711: I have it here. What happened to it?"
+    assert answer_to("Hm.", OTHERWISE) == OTHERWISE[0]
+
+
+@given(st.text(max_size=80), st.lists(st.text(max_size=20)))
+def test_the_chat_always_has_something_to_say(text: str, said_before: list[str]) -> None:
+    assert answer_to(text, said_before)

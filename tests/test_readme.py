@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from foundry_pipeline.home import Run
+from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.manifest import Manifest
 from tests.fake_model import FakeModel, Reply
 
@@ -87,7 +87,7 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
 
 
 def test_every_key_in_the_readmes_tables_is_one_that_check_knows() -> None:
-    known = set(Manifest.__dataclass_fields__) | set(Run.__dataclass_fields__)
+    known = {name for of in (Manifest, Run, Dataset) for name in of.__dataclass_fields__}
     tables = README.split("### Keys the document does not have")[1].split("`foundry.yaml`")[0]
     keys = set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE))
     assert len(keys) > 12

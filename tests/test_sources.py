@@ -297,9 +297,9 @@ BAD_RECORDS = [
     ({"row_data": "http://h/1", "attachments": "[{"}, "malformed"),
     ({"row_data": "http://h/1", "metadata": 3}, "malformed"),
     ({"row_data": "http://h/1", "metadata_fields": [{"value": 3}]}, "malformed"),
-    ({"row_data": "s3://bucket/1.jpg"}, "row_forbidden"),
-    ({"row_data": "data:image/png;base64,AAAA"}, "row_forbidden"),
-    ({"row_data": "file:///etc/passwd"}, "row_forbidden"),
+    ({"row_data": "ftp://host/a.png"}, "row_forbidden"),
+    ({"row_data": "hdfs://host/a.png"}, "row_forbidden"),
+    ({"row_data": "file://host/a.png"}, "row_forbidden"),
     ("[" * 100_000, "malformed"),
     ('{"row_data": "\\ud800"}', "malformed"),
 ]

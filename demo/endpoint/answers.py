@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 
 from demo.endpoint.prompts import ContentError, ModelRequest, RequestError, read_request
+from demo.models.chat import answer_to
 from demo.models.faces import FaceDetector
+from demo.models.moods import MoodReader
 from demo.models.open_images import ObjectDetector
 from demo.models.params import ParameterError
 from demo.models.pictures import PictureError, read_picture
@@ -23,12 +25,23 @@ Model = Callable[[ModelRequest], Reply]
 def load_models() -> dict[str, Model]:
     """Path -> model. Reads all weights: about a second."""
     objects, person, faces, texts = ObjectDetector(), PersonSegmenter(), FaceDetector(), TextAnalyst()
+    moods = MoodReader()
     return {
         "/objects": lambda request: objects.predict(read_picture(request.picture()), request.params),
         "/person-mask": lambda request: person.predict(read_picture(request.picture()), request.params),
         "/faces": lambda request: faces.predict(read_picture(request.picture()), request.params),
         "/texts": lambda request: texts.predict(request.text(), request.params),
+        "/moods": lambda request: moods.predict(_messages_of_the_user(request)),
+        "/chat": lambda request: {"reply": answer_to(request.text(), _said_by_us(request))},
     }
+
+
+def _messages_of_the_user(request: ModelRequest) -> list[tuple[str, str]]:
+    return [(turn.message_id, turn.text) for turn in request.spoken if turn.role == "user" and turn.message_id]
+
+
+def _said_by_us(request: ModelRequest) -> frozenset[str]:
+    return frozenset(turn.text for turn in request.spoken if turn.role == "assistant")
 
 
 class Endpoint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Object = Mapping[str, object]
@@ -25,8 +25,18 @@ class ContentError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """One turn's texts, in one string. `message_id` is there where the request says it."""
+
+    role: str
+    text: str
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One call. `texts` and `pictures` are the parts of the last user turn, in order; pictures still in base64.
+    `spoken` are all turns but the system's.
 
     `features` are the names the request's ontology asks for; None where it has no ontology: all of them.
     """
@@ -35,6 +45,7 @@ class ModelRequest:
     pictures: tuple[str, ...] = ()
     params: Object = field(default_factory=dict)
     features: frozenset[str] | None = None
+    spoken: tuple[Spoken, ...] = ()
 
     def text(self) -> str:
         """The data row's text: the last text part, because a prompt parameter stands before it."""
@@ -60,17 +71,29 @@ def read_request(body: bytes) -> ModelRequest:
         raise RequestError("expected a JSON object; got what is not JSON") from err
     if not isinstance(payload, dict):
         raise RequestError(f"expected a JSON object; got {_kind(payload)}")
-    texts, pictures = _parts(_last_user_turn(payload.get("prompt")))
-    return ModelRequest(texts, pictures, _object(payload, "inference_params") or {}, _features(payload))
+    prompt = _turns(payload.get("prompt"))
+    texts, pictures = _parts(_last_user_turn(prompt))
+    params = _object(payload, "inference_params") or {}
+    return ModelRequest(texts, pictures, params, _features(payload), tuple(map(_spoken, prompt)))
 
 
-def _last_user_turn(prompt: object) -> Object:
+def _spoken(turn: Object) -> Spoken:
+    texts, _ = _parts(turn)
+    message_id = turn.get("message_id")
+    return Spoken(str(turn["role"]), "\n".join(texts), message_id if isinstance(message_id, str) else None)
+
+
+def _turns(prompt: object) -> list[Object]:
     if not isinstance(prompt, list) or not all(isinstance(turn, dict) for turn in prompt):
         raise RequestError('prompt: expected a list of {"role": ..., "parts": [...]}')
     for place, turn in enumerate(prompt):
         if turn.get("role") not in ROLES:
             raise RequestError(f"prompt[{place}].role: expected one of {', '.join(ROLES)}")
-    turns: list[Object] = [turn for turn in prompt if turn["role"] == "user"]
+    return prompt
+
+
+def _last_user_turn(prompt: Sequence[Object]) -> Object:
+    turns = [turn for turn in prompt if turn["role"] == "user"]
     if not turns:
         raise RequestError("prompt: expected a turn of the role user")
     return turns[-1]
@@ -79,12 +102,12 @@ def _last_user_turn(prompt: object) -> Object:
 def _parts(turn: Object) -> tuple[tuple[str, ...], tuple[str, ...]]:
     parts = turn.get("parts")
     if not isinstance(parts, list):
-        raise RequestError("prompt: expected a list of parts in the last user turn")
+        raise RequestError("prompt: expected a list of parts in every turn")
     found: dict[str, list[str]] = {"text": [], "image": []}
     for place, part in enumerate(parts):
         kinds = [kind for kind in found if isinstance(part, dict) and isinstance(part.get(kind), str)]
         if len(kinds) != 1:
-            raise RequestError(f"prompt, last user turn, parts[{place}]: expected one of text and image, a string")
+            raise RequestError(f"prompt, a turn's parts[{place}]: expected one of text and image, a string")
         found[kinds[0]].append(_unicode(part[kinds[0]]))
     return tuple(found["text"]), tuple(found["image"])
 

@@ -12,9 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from foundry_pipeline.asks import Ask
 from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.calls.verdicts import Verdict
-from foundry_pipeline.data_rows import DataRow
 
 SAME_FAULT_ROWS = 5
 """So many distinct rows with the same fault, and no answer ever, mean that the endpoint takes nothing."""
@@ -28,7 +28,7 @@ CONTRADICTIONS = 3
 class Task:
     """One call to be made; `settled` gets its Answer without the reply, which the ledger has."""
 
-    row: DataRow
+    ask: Ask
     call_id: str
     ledger: Ledger
     settled: asyncio.Future[Answer]

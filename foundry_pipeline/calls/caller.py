@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from foundry_pipeline.asks import Ask
 from foundry_pipeline.calls.blame import Blame, HeldBack, Task
 from foundry_pipeline.calls.breaker import Breaker, Gate
 from foundry_pipeline.calls.budget import Budget
@@ -25,7 +26,6 @@ from foundry_pipeline.calls.ledger import EVIDENCE_BYTES, Answer, Attempt, Inten
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.calls.verdicts import Next, Verdict, decode_text, judge, kept_as, spent_until_s
-from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import EndpointStopped, RowUnavailable
 
 LONGEST_BACKOFF_S = 60.0
@@ -75,7 +75,7 @@ class Caller:
         breaker: Breaker,
         stop: Stop,
         *,
-        body_of: Callable[[DataRow], Awaitable[bytes]],
+        body_of: Callable[[Ask], Awaitable[bytes]],
         make_client: Callable[[], ModelClient],
         credentials: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]],
         scrub: Callable[[bytes], bytes],
@@ -100,7 +100,7 @@ class Caller:
         self._blame = Blame(rules.max_attempts)
         self._held_back = HeldBack()
         self._canary: _Canary | None = None
-        self._canary_row: DataRow | None = None
+        self._canary_ask: Ask | None = None
         self._probes = count(1)
         self._answered_before = False
         self._trouble_since: float | None = None
@@ -136,11 +136,11 @@ class Caller:
         latency_s = recent[int(len(recent) * 0.9)] / 1000 if recent else 1.0
         return min(MOST_IN_FLIGHT, math.ceil(1.25 * rate * latency_s) + 2)
 
-    def knows_answer(self, row: DataRow) -> None:
-        """The endpoint has answered this row before: a refusal is then the row's, and no sign of a wrong URL; and the
-        row may serve as a canary."""
+    def knows_answer(self, ask: Ask) -> None:
+        """The endpoint has answered this before: a refusal is then the row's, and no sign of a wrong URL; and it may
+        serve as a canary."""
         self._answered_before = True
-        self._canary_row = self._canary_row or row
+        self._canary_ask = self._canary_ask or ask
 
     def submit(self, task: Task) -> None:
         """Queue a task; its `settled` future gets the Answer, or the error that stopped everything."""
@@ -236,7 +236,7 @@ class Caller:
             await self._give_up(client, task)
             return
         try:
-            body = await self._body_of(task.row)
+            body = await self._body_of(task.ask)
         except RowUnavailable as err:
             await self._land(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
             return
@@ -280,7 +280,7 @@ class Caller:
         At a fast rate commit and connecting would make slots late, so they come first; at a slow one the wait would
         leave intents of calls that are not in flight.
         """
-        intent = Intent(task.call_id, task.row.global_key, time.time_ns() // 1000)
+        intent = Intent(task.call_id, task.ask.row.global_key, time.time_ns() // 1000)
         if self._rules.requests_per_second <= SLOW_PER_S:
             await self._rate.acquire()
             await task.ledger.write(intent)
@@ -544,7 +544,7 @@ class Caller:
 
     @property
     def _has_canary(self) -> bool:
-        return self._canary is not None or self._canary_row is not None
+        return self._canary is not None or self._canary_ask is not None
 
     async def _canary_answers(self, client: ModelClient) -> bool:
         """Send a request that has succeeded before; its answer is known, and not kept again.
@@ -552,11 +552,11 @@ class Caller:
         Without one, True: nothing speaks for the row. The key is the probe's own, or a cache might answer for a model
         that is down.
         """
-        if self._canary is None and self._canary_row is not None:
+        if self._canary is None and self._canary_ask is not None:
             try:
-                self._canary = _Canary("earlier", await self._body_of(self._canary_row))
+                self._canary = _Canary("earlier", await self._body_of(self._canary_ask))
             except RowUnavailable:
-                self._canary_row = None
+                self._canary_ask = None
         if self._canary is None:
             return True
         await self._rate.acquire()

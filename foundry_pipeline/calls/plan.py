@@ -1,7 +1,8 @@
 """What is known of a slice's rows: which need a call, and where the answers of the others are.
 
-A slice may have a million rows, so a row takes a few dozen bytes here, and no object. Rows are numbered from 0 in the
-slice's order; rows with the same request share one call, which is the first such row's.
+A row is one of `responses`: a data row, or one of the parts of it that are asked about (`asks.py`). A slice may have a
+million rows, so a row takes a few dozen bytes here, and no object. Rows are numbered from 0 in the slice's order; rows
+with the same request share one call, which is the first such row's.
 """
 
 from __future__ import annotations
@@ -60,10 +61,11 @@ class EarlierAnswers:
 class Plan:
     """The rows of a slice, an array for each fact.
 
-    `places` are the rows' in the slice's file, ascending. `committed_at` is the place of an answer in the committed
+    `places` are those of the rows' data rows in the slice's file, ascending; the same one for each row about a data
+    row. `committed_at` is the place of an answer in the committed
     `responses`, NONE where it is, or will be, in the ledger. `kept` is the outcome of an answer that stands without a
     call. `good_at` is the place of a committed good answer to the same request: it stays where a refresh fails.
-    `settled` is the outcome of the call that is made now, at its first row.
+    `settled` is the outcome of the call that was made now, at its first row.
     """
 
     places: Numbers
@@ -82,22 +84,29 @@ class Plan:
         committed: EarlierAnswers,
         in_ledger: EarlierAnswers,
         keeps: Callable[[str], bool],
+        settled: EarlierAnswers | None = None,
     ) -> Plan:
-        """The ledger's answers are newer than the committed ones; of both, those that `keeps` says are kept stand."""
+        """The ledger's answers are newer than the committed ones; of both, those that `keeps` says are kept stand.
+
+        `settled` are calls that were made now already, where the rows are planned again.
+        """
         at = committed.places(ids)
         outcome = committed.outcomes(at)
         newer = in_ledger.outcomes(in_ledger.places(ids))
         kept_codes = [code for code, name in enumerate(OUTCOMES) if keeps(name)]
         from_ledger = np.isin(newer, kept_codes)
         from_file = ~from_ledger & np.isin(outcome, kept_codes)
+        first = _first_with_same(ids)
+        made = np.full(len(ids), NONE, np.int8) if settled is None else settled.outcomes(settled.places(ids))
+        made[first != np.arange(len(ids))] = NONE
         return cls(
             places=places,
             ids=ids,
-            first=_first_with_same(ids),
+            first=first,
             committed_at=np.where(from_file, at, NONE).astype(np.int32),
             good_at=np.where(np.isin(outcome, _codes(GOOD)), at, NONE).astype(np.int32),
             kept=np.where(from_ledger, newer, np.where(from_file, outcome, NONE)).astype(np.int8),
-            settled=np.full(len(ids), NONE, np.int8),
+            settled=made,
         )
 
     def __len__(self) -> int:
@@ -110,13 +119,23 @@ class Plan:
     @property
     def needs_call(self) -> Picked:
         """True at the first row of every call that is to be made."""
-        needs: Picked = (self.kept == NONE) & self._is_first
+        needs: Picked = (self.kept == NONE) & (self.settled == NONE) & self._is_first
         return needs
 
     @property
     def _is_first(self) -> Picked:
         is_first: Picked = self.first == np.arange(len(self))
         return is_first
+
+    def calls_made(self) -> EarlierAnswers:
+        """The calls that were made now."""
+        made = np.flatnonzero(self.settled != NONE)
+        return EarlierAnswers((self.call_id(row), OUTCOMES[self.settled[row]]) for row in made.tolist())
+
+    def rows_of(self, places: Numbers) -> tuple[Numbers, Numbers]:
+        """The rows about each of some data rows, as (first, first behind)."""
+        begins, ends = (np.searchsorted(self.places, places, side) for side in ("left", "right"))
+        return begins.astype(np.int32), ends.astype(np.int32)
 
     def rows_sharing(self) -> Numbers:
         """At the first row of a call, the rows that wait for its answer; 0 elsewhere."""

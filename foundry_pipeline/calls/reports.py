@@ -19,7 +19,10 @@ FEWEST = 5
 
 @dataclass(frozen=True, slots=True)
 class SliceReport:
-    """What became of one slice. Counts are data rows unless said otherwise; `failure` is None where it is committed.
+    """What became of one slice. `failure` is None where it is committed.
+
+    Counts are rows of `responses` unless said otherwise: one a data row, but several where a video or a conversation
+    takes several calls.
 
     Of a committed slice, outcomes, `errors`, `examples` and `unanswered` are about the slice as it now is, whoever
     called for it; of a failed one, about what is known of its rows.
@@ -72,7 +75,8 @@ class SliceReport:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A moment of a run, for bars and logs. Rows done include reused ones; `note` says what is being waited for.
+    """A moment of a run, for bars and logs. `rows` are all rows of `responses`, as far as they are known by now; those
+    done include reused ones. `note` says what is being waited for.
 
     `rate_per_s` is over the last seconds, `allowed_per_s` what the endpoint takes after its 429s. `errors` counts rows
     given up by code. `left_s` is None where nobody can tell.

@@ -36,9 +36,16 @@ class SliceCalls:
         self.sent = 0
         """Requests, retries included."""
         self.errors: Counter[str] = Counter()
-        """Error code -> rows."""
+        """Error code -> rows of `responses`."""
         self.failure: BaseException | None = None
         """Why a call has no answer; a bug before what is expected to happen."""
+
+    def go_on(self, plan: Plan) -> None:
+        """The rows were planned again: there are more of them, and their numbers are others."""
+        for rows in self._unanswered.values():
+            rows[:] = [(int(np.flatnonzero(plan.ids == self._plan.ids[number])[0]), row) for number, row in rows]
+        self._plan = plan
+        self._rows_sharing = plan.rows_sharing()
 
     def begin(self) -> None:
         """A call was handed over."""
@@ -52,7 +59,7 @@ class SliceCalls:
             self._none_open.set()
         self.sent += task.sends
         if task.sends and task.call_id in self._unknown:
-            self._repeated.append(task.row.global_key)
+            self._repeated.append(task.ask.row.global_key)
         if (error := task.settled.exception()) is not None:
             self.fail(error)
             return None, 0
@@ -127,7 +134,7 @@ class SliceCalls:
 def _unanswered(task: Task, answer: Answer) -> Unanswered:
     attempts = answer.attempts or task.sends
     return Unanswered(
-        task.row.global_key,
+        task.ask.row.global_key,
         answer.outcome,
         answer.error or "",
         answer.http_status,

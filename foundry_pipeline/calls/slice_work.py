@@ -1,8 +1,9 @@
-"""One slice of a run: which rows have a good answer, which need a call, and the commit of all of them.
+"""One slice of a run: which calls have a good answer, which are to be made, and the commit of all of them.
 
-A good answer is one for the same request, from the committed `responses` or from the ledger. A slice is committed when
-every row has a final outcome and few enough failed; then its calls leave the ledger. Data rows and replies are read a
-few at a time, and again where they are needed again; what is held of every row is in `plan.py`.
+A data row takes one call, a video or a conversation perhaps several (`asks.py`, `turns.py`): a row here is one of
+`responses`. A good answer is one for the same request, from the committed `responses` or from the ledger. A slice is
+committed when every row has a final outcome and few enough failed; then its calls leave the ledger. Data rows and
+replies are read a few at a time, and again where they are needed again; what is held of every row is in `plan.py`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 import contextlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from foundry_pipeline.asks import Ask, asks_of
 from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.calls.plan import GOOD, NONE, EarlierAnswers, Ids, Numbers, Picked, Plan, ids_of
 from foundry_pipeline.calls.tally import Tally, Unanswered
+from foundry_pipeline.calls.turns import asks_of_turns, turns_asked
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
@@ -38,6 +42,10 @@ ASKED_AGAIN: Mapping[str, tuple[str, ...]] = {
     "rejected": ("failed", "not_sent", "rejected_by_model"),
     "none": (),
 }
+
+
+_NO_ANSWERS = EarlierAnswers()
+_NO_TURNS: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,44 +65,120 @@ class CallOptions:
         return not self.refresh and outcome not in ASKED_AGAIN[self.retry]
 
 
+class Asked(NamedTuple):
+    """What was asked, and what came of it."""
+
+    ask: Ask
+    answer: Answer
+
+
+class _Earlier(NamedTuple):
+    """The answers that were there before, and which of their outcomes stand without another call."""
+
+    committed: EarlierAnswers
+    in_ledger: EarlierAnswers
+    keeps: Callable[[str], bool]
+
+
 @dataclass(slots=True)
 class SliceWork:
-    """A slice under its lease. `source` is the file of its data rows, as it was when it was planned."""
+    """A slice under its lease. `source` is the file of its data rows, as it was when it was planned.
+
+    `turns` are the messages that wait for an answer, by global key, of conversations that are to be continued. `only`
+    are the global keys that the plan is limited to, and to the first row about each. `made` are the calls that were
+    made before the last planning.
+    """
 
     run: Run
     slice_key: str
     store: Store
     ledger: Ledger
     source: pq.ParquetFile
+    requests: FoundryRequests
+    turns: Mapping[str, Sequence[str]]
+    only: frozenset[str] | None
+    earlier: _Earlier
     plan: Plan
+    made: EarlierAnswers
+    _old: _CommittedReplies | None = None
 
     @property
     def reused(self) -> int:
         """Rows whose answer was already there."""
         return int(np.count_nonzero(self.plan.kept != NONE))
 
-    def rows(self, picked: Picked) -> Iterator[list[tuple[int, DataRow]]]:
-        """The rows that are picked, with their numbers, a page at a time. Raises StorageError."""
+    def plan_rows(self) -> None:
+        """Decide what to call; again, once calls were made, where conversations go on. Raises StorageError."""
+        self.made = self.plan.calls_made()
+        with reading(self.store.path(DATA_ROWS, self.run.dataset.name, self.slice_key)):
+            places, ids = self._identities()
+        self.plan = Plan.of(places, ids, *self.earlier, self.made)
+
+    def asks(self, picked: Picked) -> Iterator[list[tuple[int, Ask]]]:
+        """What the rows that are picked ask, with their numbers, a page at a time. Raises StorageError."""
+        pairs = self._picked(picked)
+        while page := list(islice(pairs, PAGE_ROWS)):
+            yield page
+
+    def _picked(self, picked: Picked) -> Iterator[tuple[int, Ask]]:
+        plan = self.plan
         with reading(self.store.path(DATA_ROWS, self.run.dataset.name, self.slice_key)):
             for at, batch in _batches(self.source):
-                first, last = np.searchsorted(self.plan.places, (at, at + batch.num_rows))
-                numbers = first + np.flatnonzero(picked[first:last])
-                if len(numbers):
-                    rows = rows_of(pc.take(batch, self.plan.places[numbers] - at))
-                    yield list(zip(numbers.tolist(), rows, strict=True))
+                first, last = np.searchsorted(plan.places, (at, at + batch.num_rows))
+                places = np.unique(plan.places[first + np.flatnonzero(picked[first:last])])
+                rows = rows_of(pc.take(batch, places - at)) if len(places) else ()
+                for row, begin, end in zip(rows, *plan.rows_of(places), strict=True):
+                    for number, ask in zip(range(begin, end), self._asks(row), strict=True):
+                        if picked[number]:
+                            yield number, ask
 
-    def answers(self) -> dict[str, Answer]:
-        """global key -> answer with its reply, of every planned row that has one. For a few rows, not a slice."""
+    def _identities(self) -> tuple[Numbers, Ids]:
+        """(place of its data row in the file, call id) of every row that is planned."""
+        places, ids = array("i"), bytearray()
+        for at, batch in _batches(self.source):
+            for place, row in enumerate(rows_of(batch), at):
+                if self.only is None or row.global_key in self.only:
+                    for ask in self._asks(row):
+                        places.append(place)
+                        ids += bytes.fromhex(self.requests.call_id(ask))
+        return np.array(places, np.int32), ids_of(ids)
+
+    def _asks(self, row: DataRow) -> Iterator[Ask]:
+        """What is asked about a data row, as far as it is known from the calls that were made before the planning."""
+        turns = self.turns.get(row.global_key)
+        asks = asks_of_turns(self.run, row, turns, self._said) if turns else asks_of(self.run, row)
+        return islice(asks, None if self.only is None else 1)
+
+    def _said(self, ask: Ask) -> tuple[str, str | None] | None:
+        """(outcome, reply) of a call, as they would be committed; None where it is still to be made."""
+        ids = ids_of(bytes.fromhex(self.requests.call_id(ask)))
+        plan = Plan.of(np.zeros(1, np.int32), ids, *self.earlier, self.made)
+        if plan.final()[0] == NONE:
+            return None
+        self._old = self._old or _CommittedReplies(self.store, self.run.name, self.slice_key)
+        result = _result_of(plan, 0, self.ledger.answers(_in_ledger(plan, [0])), self._old)
+        reply = result[_REPLY]
+        return result[0], reply.decode() if isinstance(reply, bytes) else reply
+
+    def parts(self, row: DataRow) -> Iterator[_Part]:
+        """(frames, message id) of the rows about a data row, in their order."""
+        if turns := self.turns.get(row.global_key):
+            return ((None, message_id) for message_id in turns_asked(self.run, turns))
+        return ((ask.frames or None, ask.message_id) for ask in asks_of(self.run, row))
+
+    def answers(self) -> dict[str, Asked]:
+        """global key -> what the first row about it asked, and its answer with its reply, where there is one. For a
+        few rows, not a slice."""
         old = _CommittedReplies(self.store, self.run.name, self.slice_key)
         fresh = self.ledger.answers(self.plan.call_ids(self.plan.committed_at == NONE))
-        found = {}
-        for page in self.rows(np.ones(len(self.plan), bool)):
-            for number, row in page:
+        found: dict[str, Asked] = {}
+        for page in self.asks(np.ones(len(self.plan), bool)):
+            for number, ask in page:
                 call_id, place = self.plan.call_id(number), int(self.plan.committed_at[number])
                 if place != NONE:
-                    found[row.global_key] = _answer(call_id, old.at(place))
+                    found.setdefault(ask.row.global_key, Asked(ask, _answer(call_id, old.at(place))))
                 elif call_id in fresh:
-                    found[row.global_key] = fresh[call_id]
+                    found.setdefault(ask.row.global_key, Asked(ask, fresh[call_id]))
         return found
 
     def close(self) -> None:
@@ -121,37 +205,43 @@ def plan_slice(
     ledger_path: Path,
     requests: FoundryRequests,
     options: CallOptions,
+    turns: Mapping[str, Sequence[str]] = _NO_TURNS,
     only: frozenset[str] | None = None,
 ) -> SliceWork:
-    """Read the slice and decide what to call; `only` limits it to some global keys, and then it is not to be committed.
+    """Read the slice and decide what to call.
 
-    Raises StorageError where the slice has no data rows or cannot be read.
+    `turns` and `only` as in SliceWork; with `only`, the slice is not to be committed. Raises StorageError where the
+    slice has no data rows or cannot be read.
     """
+    source = _open_rows(run, slice_key, store)
+    with contextlib.ExitStack() as opened:
+        opened.callback(source.close)
+        committed = _committed_answers(store, run.name, slice_key, options)
+        ledger = Ledger(ledger_path)
+        opened.callback(ledger.close)
+        earlier = _Earlier(committed, EarlierAnswers(ledger.each_outcome()), options.keeps)
+        nothing = Plan.of(np.empty(0, np.int32), ids_of(b""), *earlier)
+        work = SliceWork(run, slice_key, store, ledger, source, requests, turns, only, earlier, nothing, _NO_ANSWERS)
+        work.plan_rows()
+        opened.pop_all()
+    if run.generate != "every":
+        work.earlier = earlier._replace(committed=_NO_ANSWERS, in_ledger=_NO_ANSWERS)  # not planned again
+    return work
+
+
+def _open_rows(run: Run, slice_key: str, store: Store) -> pq.ParquetFile:
     source = store.snapshot(DATA_ROWS, run.dataset.name, slice_key)
     if source is None:
         name = run.dataset.name
         raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
-    with contextlib.ExitStack() as opened:
-        opened.callback(source.close)
-        with reading(store.path(DATA_ROWS, run.dataset.name, slice_key)):
-            places, ids = _identities(source, requests, only)
-        committed = _committed_answers(store, run.name, slice_key, options)
-        ledger = Ledger(ledger_path)
-        opened.callback(ledger.close)
-        plan = Plan.of(places, ids, committed, EarlierAnswers(ledger.each_outcome()), options.keeps)
-        opened.pop_all()
-    return SliceWork(run, slice_key, store, ledger, source, plan)
+    return source
 
 
-def _identities(source: pq.ParquetFile, requests: FoundryRequests, only: frozenset[str] | None) -> tuple[Numbers, Ids]:
-    """(place in the file, call id) of every row that is planned."""
-    places, ids = array("i"), bytearray()
-    for at, batch in _batches(source):
-        for place, row in enumerate(rows_of(batch), at):
-            if only is None or row.global_key in only:
-                places.append(place)
-                ids += bytes.fromhex(requests.call_id(row))
-    return np.array(places, np.int32), ids_of(ids)
+def pages_of(run: Run, slice_key: str, store: Store) -> Iterator[list[DataRow]]:
+    """The slice's data rows, a page at a time. Raises StorageError where there are none to be read."""
+    with _open_rows(run, slice_key, store) as source, reading(store.path(DATA_ROWS, run.dataset.name, slice_key)):
+        for _, batch in _batches(source):
+            yield list(rows_of(batch))
 
 
 def _batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -205,6 +295,7 @@ def _unchanged(work: SliceWork, tally: Tally) -> str | None:
         return None
     with file, reading(work.store.path(RESPONSES, work.run.name, work.slice_key)):
         same = file.metadata.num_rows == len(work.plan) and bool(np.all(work.plan.committed_at != NONE))
+        same = same and file.schema_arrow.equals(RESPONSES.schema)
         if not same or not _same_rows(file, work):
             return None
         for key, *result in _records(file, ["global_key", *_RESULT]):
@@ -214,9 +305,25 @@ def _unchanged(work: SliceWork, tally: Tally) -> str | None:
 
 def _same_rows(file: pq.ParquetFile, work: SliceWork) -> bool:
     """Whether a file of as many rows has the same ones, with the same requests, in the same order."""
-    keys = ["global_key", "data_row_id"]
-    pairs = zip(_records(file, ["call_id", *keys]), _records(work.source, keys), strict=True)
-    return all(theirs == (work.plan.call_id(number), *ours) for number, (theirs, ours) in enumerate(pairs))
+    theirs = _records(file, ["call_id", "global_key", "data_row_id"])
+    ours = ((work.plan.call_id(number), row.global_key, row.data_row_id) for number, row, _ in _rows(work))
+    return all(one == other for one, other in zip(theirs, ours, strict=True))
+
+
+_Part = tuple[Sequence[int] | None, str | None]
+"""(frames, message id) that a row is about."""
+_PART_COLUMNS = ("data_row_id", "global_key", "media_type", "frame_count", "frames_per_second")
+
+
+def _rows(work: SliceWork) -> Iterator[tuple[int, DataRow, _Part]]:
+    """Every row: its number, its data row without content, and the part of it that it is about."""
+    columns = [name for name in _PART_COLUMNS if name in work.source.schema_arrow.names]
+    for at, batch in _batches(work.source, columns):
+        begins, ends = work.plan.rows_of(np.arange(at, at + batch.num_rows))
+        for of_row, begin, end in zip(batch.to_pylist(), begins.tolist(), ends.tolist(), strict=True):
+            row = DataRow(**of_row, row_data="")
+            for number, part in zip(range(begin, end), work.parts(row), strict=True):
+                yield number, row, part
 
 
 def _writer(work: SliceWork, tally: Tally) -> Write:
@@ -236,18 +343,18 @@ def _writer(work: SliceWork, tally: Tally) -> Write:
 def _tables(work: SliceWork, tally: Tally) -> Iterator[pa.Table]:
     """The slice's `responses`, a few rows at a time."""
     old = _CommittedReplies(work.store, work.run.name, work.slice_key)
-    for at, batch in _batches(work.source, ["data_row_id", "global_key"]):
-        keys = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-        for numbers in _portions(work, range(at, at + len(keys))):
+    rows = _rows(work)
+    while page := {number: (row, part) for number, row, part in islice(rows, PAGE_ROWS)}:
+        for numbers in _portions(work, list(page)):
             answers = work.ledger.answers(_in_ledger(work.plan, numbers))
             records = []
             for number in numbers:
+                (row, part), call_id = page[number], work.plan.call_id(number)
                 result = _result_of(work.plan, number, answers, old)
-                data_row_id, global_key = keys[number - at]
-                _tell(tally, global_key, result)
+                _tell(tally, row.global_key, result)
                 if _older_stays(work.plan, number, answers):
-                    tally.add_older(_unanswered(global_key, _result(answers[work.plan.call_id(number)])))
-                records.append((work.plan.call_id(number), data_row_id, global_key, *result))
+                    tally.add_older(_unanswered(row.global_key, _result(answers[call_id])))
+                records.append((call_id, row.data_row_id, row.global_key, *result, *part))
             yield build(RESPONSES, dict(zip(RESPONSES.schema.names, zip(*records, strict=True), strict=True)))
 
 
@@ -270,7 +377,7 @@ def _in_ledger(plan: Plan, numbers: Sequence[int]) -> set[str]:
 
 
 _RESULT = ("outcome", "http_status", "attempts", "sent_at", "latency_ms", "reply", "error", "message")
-"""What a row of `responses` says beside call and keys, in the table's order."""
+"""What a row of `responses` says of the call's end, in the table's order: behind the keys, before what it is about."""
 _REPLY = _RESULT.index("reply")
 _Result = tuple[Any, ...]
 
@@ -302,10 +409,12 @@ def _unanswered(global_key: str, result: Sequence[Any]) -> Unanswered:
     return Unanswered(global_key, outcome, error or "", http_status, attempts, message or "")
 
 
-def response_of(row: DataRow, answer: Answer) -> dict[str, Any]:
-    """The row of `responses` that says what became of a data row."""
-    keys = {"call_id": answer.call_id, "data_row_id": row.data_row_id, "global_key": row.global_key}
-    return keys | dict(zip(_RESULT, _result(answer), strict=True))
+def response_of(asked: Asked) -> dict[str, Any]:
+    """The row of `responses` that says what became of an ask."""
+    ask, answer = asked
+    keys = {"call_id": answer.call_id, "data_row_id": ask.row.data_row_id, "global_key": ask.row.global_key}
+    part = {"frames": ask.frames or None, "message_id": ask.message_id}
+    return keys | dict(zip(_RESULT, _result(answer), strict=True)) | part
 
 
 def _result(answer: Answer) -> _Result:

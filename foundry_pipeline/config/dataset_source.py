@@ -6,15 +6,16 @@ import glob
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundry_pipeline.config.fields import Block, Reader, refuse, text, whole
+from foundry_pipeline.config.fields import Block, Reader, choice, refuse, seen, text, whole
 from foundry_pipeline.config.ontology_source import media_type
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.config.yaml_source import Findings, Item
 from foundry_pipeline.errors import RowUnavailable, shown
+from foundry_pipeline.rows.frames import NO_DECODER, has_decoder
 from foundry_pipeline.rows.local_files import LocalFiles
 
 
@@ -30,6 +31,8 @@ class Dataset:
     rows_per_slice: int = 1000
     ground_truth: str | None = None
     encoding: str = "utf-8"
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Of conversations: speaker (user id or name; `*` is every other) -> user, assistant or system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,12 @@ def dataset_of(root: Item, name: str, base: Path, home: Path, settings: Settings
         "rows_per_slice": whole(1, 100_000),
         "ground_truth": _ground_truth(places),
         "encoding": _encoding,
+        "roles": _roles,
     }
     plain = block.given(readers)
     block.close()
+    _check_decoder(media, block, found)
+    _check_roles(media, block, found)
     return None if found.problems else Dataset(name, found.file, base, media, source, **plain)
 
 
@@ -152,3 +158,26 @@ def _encoding(item: Item, found: Findings) -> str | None:
         refuse(item, found, f"expected a text encoding such as utf-8 or latin-1; got {shown(word)}")
         return None
     return word
+
+
+_role = choice(("user", "assistant", "system"))
+
+
+def _roles(item: Item, found: Findings) -> dict[str, str] | None:
+    if not isinstance(item.value, Mapping) or not item.value:
+        refuse(item, found, f"expected a mapping (`speaker: user`); got {seen(item)}")
+        return None
+    roles = {speaker: _role(entry, found) for speaker, entry in item.value.items()}
+    return {speaker: role for speaker, role in roles.items() if role is not None}
+
+
+def _check_roles(media: str, block: Block, found: Findings) -> None:
+    item = block.item("roles")
+    if item is not None and media and media != "conversational":
+        refuse(item, found, f"has no effect: the data rows are {media}, not conversational")
+
+
+def _check_decoder(media: str, block: Block, found: Findings) -> None:
+    item = block.item("media_type")
+    if item is not None and media == "video" and not has_decoder():
+        found.warn(NO_DECODER, item.path, item.line)

@@ -23,9 +23,12 @@ from foundry_pipeline.config.fields import (
 from foundry_pipeline.config.money import Money, money
 from foundry_pipeline.config.params import completed, params_path
 from foundry_pipeline.config.schedule import cron_fault
+from foundry_pipeline.config.video_source import FRAME_FIELDS, check_frames
 from foundry_pipeline.config.yaml_source import Findings, Item
 from foundry_pipeline.errors import shown
 from foundry_pipeline.manifest import Manifest
+from foundry_pipeline.ontology import FeatureKind
+from foundry_pipeline.rows.frames import DEFAULT_FRAMES_PER_SECOND, Sampling
 
 T = TypeVar("T")
 
@@ -69,6 +72,23 @@ class Run:
     """What all calls of this run may cost together, in the currency of the model's `cost_per_call`."""
     follow_dataset: bool = False
     """Launch this run's new slices when its dataset grows, where the growth sensor is on."""
+    frames_per_second: float | None = None
+    frames: tuple[int, ...] = ()
+    """Of a video: how many frames, or which; the manifest's word holds where both are left out."""
+    generate: str | None = None
+    """Continue conversations instead of labelling them: `last` answers the last message of a user, `every` each of
+    them in turn, with the model's own answers as history."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames of a video are sent."""
+        said = self if self.frames or self.frames_per_second else self.model
+        return Sampling(said.frames_per_second or DEFAULT_FRAMES_PER_SECOND, said.frames)
+
+    @property
+    def uses_image_attachments(self) -> bool:
+        """Whether a data row's picture attachments are sent along: the document's own parameter says so."""
+        return self.inference_params.get("use_image_attachments") is True
 
     def feature_of(self, model_class: str) -> str | None:
         """Your feature for the model's class; None where the run leaves the class out of exports."""
@@ -94,6 +114,8 @@ def run_of(
         "max_failed_share": number(least=0, most=1),
         "budget": money(most=1_000_000_000),
         "follow_dataset": flag,
+        **FRAME_FIELDS,
+        "generate": choice(("last", "every")),
     }
     plain = block.given(readers)
     block.close()
@@ -107,6 +129,9 @@ def run_of(
         return None
     _check_media(sound[0], sound[1], block, found)
     _check_exports(sound[1], plain.get("exports", ()), block, found)
+    check_frames(block, found)
+    _check_media_keys(sound[1], block, found)
+    _check_generate(sound[0], block, found)
     return None if found.problems else Run(name, found.file, sound[0], sound[1], params, **plain)
 
 
@@ -203,6 +228,25 @@ def _check_exports(dataset: Dataset, names: Iterable[str], block: Block, found: 
             entry = item.nearest((at,))
             message = f"{name} has no place for {dataset.media_type} data rows; it takes "
             found.warn(message + one_of(sorted(FORMATS[name].media_types)), entry.path, entry.line)
+
+
+MEDIA_OF_KEY = {"frames": "video", "frames_per_second": "video", "generate": "conversational"}
+"""Keys that mean something for data rows of one media type only."""
+
+
+def _check_media_keys(dataset: Dataset, block: Block, found: Findings) -> None:
+    for key, media in MEDIA_OF_KEY.items():
+        item = block.item(key)
+        if item is not None and dataset.media_type != media:
+            refuse(
+                item, found, f"has no effect: the data rows of {dataset.name!r} are {dataset.media_type}, not {media}"
+            )
+
+
+def _check_generate(model: Manifest, block: Block, found: Findings) -> None:
+    item = block.item("generate")
+    if item is not None and FeatureKind.TEXT not in model.feature_kinds():
+        refuse(item, found, f"the model {model.name!r} has no text feature that an answer could be in")
 
 
 def _check_features(model: Manifest, plain: Mapping[str, Any], block: Block, found: Findings) -> None:

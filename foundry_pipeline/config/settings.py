@@ -13,6 +13,7 @@ from typing import Any
 from foundry_pipeline.config.fields import Block, Reader, choice, list_of, number, refuse, text, whole
 from foundry_pipeline.config.yaml_source import Findings, Item, read_yaml
 from foundry_pipeline.errors import shown
+from foundry_pipeline.rows.object_stores import store_url
 
 _HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _GIB = 1024**3
@@ -38,6 +39,9 @@ class Settings:
     """The same for an endpoint that has not answered yet: a model may have to load first."""
     event_loop: str = "asyncio"
     """What calls run on: `asyncio`, or `uvloop` (the extra `fast`), which takes less CPU a call."""
+    row_stores: tuple[str, ...] = ()
+    """URL prefixes such as s3://bucket/folder: the only objects that data rows may name. All, where there are none."""
+    max_video_frames: int = 100_000
 
 
 def read_settings(path: Path, found: Findings) -> Settings | None:
@@ -49,9 +53,11 @@ def read_settings(path: Path, found: Findings) -> Settings | None:
     readers: Mapping[str, Reader[Any]] = {
         "allow_private_hosts": list_of(_private_host, empty=True),
         "allow_folders": list_of(_folder(path.parent), empty=True),
+        "row_stores": list_of(_store_prefix),
         "secret_hosts": _secret_hosts,
         "max_row_bytes": whole(1, 16 * _GIB),
         "max_row_pixels": whole(1, 4_000_000_000),
+        "max_video_frames": whole(1, 10_000_000),
         "max_reply_bytes": whole(1, 2 * _GIB),
         "row_timeout_s": number(above=0, most=3600),
         "endpoint_patience_s": number(above=0, most=7 * 86400),
@@ -102,6 +108,14 @@ def _folder(home: Path) -> Reader[Path]:
         return folder
 
     return read
+
+
+def _store_prefix(item: Item, found: Findings) -> str | None:
+    word = text(1000)(item, found)
+    if word is not None and (store_url(word) is None or not re.match(r"[^:]+://[^/]", word)):
+        refuse(item, found, f"expected the beginning of an object's URL, such as s3://bucket/folder; got {shown(word)}")
+        return None
+    return word
 
 
 def _secret_hosts(item: Item, found: Findings) -> dict[str, tuple[str, ...]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from foundry_pipeline.decoding.features import Choice, Feature, Features
 from foundry_pipeline.decoding.findings import Findings
@@ -12,6 +12,9 @@ from foundry_pipeline.decoding.rejects import Fault, wrong_type
 from foundry_pipeline.decoding.remarks import fault_of, remarks_in
 from foundry_pipeline.ontology import FeatureKind
 from foundry_pipeline.tables import TABLE_OF_KIND
+
+MessageOf = Callable[[object], str | Fault]
+"""What an answer says of its message -> the message's id, or what is wrong with it."""
 
 _SHOWN_OPTIONS = 10
 
@@ -33,15 +36,18 @@ def score_in(item: Mapping[str, object]) -> tuple[str, object]:
     return key, item.get(key)
 
 
-def read_answers(findings: Findings, feature: Feature, place: Place, value: object) -> None:
-    """What a reply says for one classification: a row per answer."""
+def read_answers(
+    findings: Findings, feature: Feature, place: Place, value: object, message_of: MessageOf | None = None
+) -> None:
+    """What a reply says for one classification: a row per answer. In a conversation, where `message_of` is given, an
+    answer may be about one message, and radio and text may have a list of such answers."""
     rows = findings.rows(TABLE_OF_KIND[feature.kind], place)
-    if feature.kind is not FeatureKind.CHECKLIST:
-        for item in findings.admit(place, [value]):
-            _read_answer(findings, rows, feature, place, item, 0)
-    elif isinstance(value, list):
+    if isinstance(value, list) and (feature.kind is FeatureKind.CHECKLIST or (message_of and _about_messages(value))):
         for index, item in enumerate(findings.admit(place, value)):
-            _read_answer(findings, rows, feature, place.at(index), item, index)
+            _read_answer(findings, rows, feature, place.at(index), item, index, message_of)
+    elif feature.kind is not FeatureKind.CHECKLIST:
+        for item in findings.admit(place, [value]):
+            _read_answer(findings, rows, feature, place, item, 0, message_of)
     else:
         findings.reject(place, wrong_type("a list of answers", value), value)
 
@@ -62,8 +68,21 @@ def read_nested(findings: Findings, questions: Features, place: Place, value: ob
             read_answers(findings, feature, below, answer)
 
 
-def _read_answer(findings: Findings, rows: ItemRows, feature: Feature, place: Place, value: object, index: int) -> None:
-    """One answer, plain or wrapped in an object."""
+def _about_messages(items: list[object]) -> bool:
+    objects = [item for item in items if isinstance(item, dict)]
+    return len(objects) == len(items) and any("message_id" in item for item in objects)
+
+
+def _read_answer(
+    findings: Findings,
+    rows: ItemRows,
+    feature: Feature,
+    place: Place,
+    value: object,
+    index: int,
+    message_of: MessageOf | None,
+) -> None:
+    """One answer, plain or wrapped in an object that may say, in a conversation, which message it is about."""
     if not isinstance(value, dict):
         _add_answer(findings, rows, feature, place, value, index, None)
     elif _said_no(findings, place, value, index):
@@ -76,6 +95,12 @@ def _read_answer(findings: Findings, rows: ItemRows, feature: Feature, place: Pl
         if isinstance(score, Fault):
             findings.reject(place.at(key), score, said, index)
             return
+        if message_of is not None and value.get("message_id") is not None:
+            message = message_of(value["message_id"])
+            if isinstance(message, Fault):
+                findings.reject(place.at("message_id"), message, value["message_id"], index)
+                return
+            place = place._replace(message_id=message)
         choice = _add_answer(findings, rows, feature, place.at("answer"), value["answer"], index, score)
         nested = value.get("classifications")
         if choice is not None and nested is not None:
@@ -109,6 +134,7 @@ def _add_answer(
         findings.reject(place, choice, said, index)
         return None
     own = (choice.value,) if feature.kind is FeatureKind.TEXT else (feature.kind.value, choice.value)
+    rows.of_message(place.message_id)
     rows.add(index, score, (*own, place.parent_id))
     return choice
 

@@ -122,15 +122,24 @@ class Texts:
             return Fault("span_mismatch", "the data row's text is not there to check the offsets against")
         return self._text, None
 
+    def message_id(self, value: object) -> str | Fault:
+        """The id of a message that an answer or entity names."""
+        if not isinstance(value, str):
+            return wrong_type("message_id as a string", value)
+        if self._messages is None:
+            return Fault("unknown_message", f"the conversation is not there to look for message {quoted(value)}")
+        if value not in self._messages:
+            return Fault("unknown_message", f"the conversation has no message {quoted(value)}")
+        return value
+
     def _message(self, message_id: object, messages: Mapping[str, str]) -> tuple[SourceText, str] | Fault:
         if message_id is None:
             if len(messages) != 1:
                 return Fault("missing_message_id", f"the conversation has {len(messages)} messages: say which")
             message_id = next(iter(messages))
-        if not isinstance(message_id, str):
-            return wrong_type("message_id as a string", message_id)
-        if message_id not in messages:
-            return Fault("unknown_message", f"the conversation has no message {quoted(message_id)}")
+        if isinstance(known := self.message_id(message_id), Fault):
+            return known
+        message_id = known
         if message_id not in self._opened:
             self._opened[message_id] = SourceText(messages[message_id])
         return self._opened[message_id], message_id

@@ -73,10 +73,13 @@ class Findings:
         self._pending_chars += reply_chars
         return len(self.rows_of_block) - 1
 
-    def open_row(self, number: int) -> None:
-        """What follows is said about this data row of the block, about which nothing was said yet."""
+    def open_row(self, number: int, part: int | str | None = None) -> None:
+        """What follows is said about this data row of the block, about which nothing was said yet.
+
+        `part` tells the calls about a data row apart: the frame or message that the call was about.
+        """
         self._row = number
-        self._rejects.begin_row()
+        self._rejects.begin_row(part)
         self._rejects_left = self._limits.rejects_a_reply + 1  # the last one says that there are more
         self._left_in_reply = self._limits.objects_a_reply
         self.open_frame()
@@ -109,7 +112,7 @@ class Findings:
         self._rejects_left -= 1
         self._pending += 1
         if self._rejects_left == 0:
-            place, value, index = Place(), None, None
+            place, value, index = place._replace(path=(), feature=None), None, None
             fault = Fault(
                 "too_large",
                 f"more than {self._limits.objects_a_frame} rejects; the others are only in the stored reply",
@@ -149,6 +152,7 @@ class _Rejects:
 
     def __init__(self) -> None:
         self._seen: Counter[bytes] = Counter()
+        self._part: list[int | str] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -159,13 +163,14 @@ class _Rejects:
             name: [] for name in ("feature", "index", "frame", "message_id", "path", "reason", "message", "value")
         }
 
-    def begin_row(self) -> None:
+    def begin_row(self, part: int | str | None) -> None:
+        self._part = [] if part is None else [part]
         self._seen.clear()
 
     def add(self, row: int, place: Place, fault: Fault, value: object, index: int | None) -> None:
-        """The id comes from path and reason, and from an ordinal where a row has several of both."""
+        """The id comes from path, reason and part of the data row, and an ordinal where several have them all."""
         path = json_path(place.path)
-        name = orjson.dumps([REJECTS.name, path, fault.reason])[:-1] + b","
+        name = orjson.dumps([REJECTS.name, path, fault.reason, *self._part])[:-1] + b","
         self._rows.append(row)
         self._names.append(name)
         self._ordinals.append(self._seen[name])

@@ -157,7 +157,8 @@ class ItemRows:
         assert place.feature is not None
         self._columns, self._rows, self._row, self._place = columns, rows, row, place
         self._feature = place.feature
-        self._name = list_name(columns.spec.name, place.frame, place.parent_id, place.feature)
+        part = place.message_id if place.frame is None else place.frame
+        self._name = list_name(columns.spec.name, part, place.parent_id, place.feature)
         self._next = -1
 
     def add(self, index: int, score: float | None, values: tuple[object, ...]) -> None:

@@ -35,6 +35,21 @@ class Place(NamedTuple):
         return Place((*self.path, feature), feature, self.frame, self.message_id, parent_id)
 
 
+class Sent(NamedTuple):
+    """The part of a data row that a call was about. `frames` are those of a video that it held (None: all of it).
+
+    `frame` and `message_id` are of whatever the reply says about all of what was sent: the frame where it was one, the
+    first of them where the video took several calls, None where it was the whole video; the message it answers.
+    """
+
+    frame: int | None = None
+    frames: frozenset[int] | None = None
+    message_id: str | None = None
+
+
+WHOLE_ROW = Sent()
+
+
 def json_path(path: Path) -> str:
     """`$.dog.boxes[1]`; names that are no identifiers are quoted: `$["big dog"].boxes[1]`."""
     return "$" + "".join(map(_step, path))

@@ -1,8 +1,8 @@
 """The ids of predictions: version 5 UUIDs that are the same on every re-run.
 
-A row's id is `uuid5(NAMESPACE, [run, dataset, global key])`, a prediction's `uuid5(row id, [table, frame, parent id,
-feature, index])`, each list written as compact JSON. So an id depends on nothing that a rejected neighbour could
-change, and no two predictions of a run share one.
+A row's id is `uuid5(NAMESPACE, [run, dataset, global key])`, a prediction's `uuid5(row id, [table, part, parent id,
+feature, index])`, each list written as compact JSON; the part is a video's frame, or a conversation's message. So an
+id depends on nothing that a rejected neighbour could change, and no two predictions of a run share one.
 Predictions are hashed a column at a time: SHA-1 (FIPS 180-4) in numpy takes a third of the time of a call each.
 """
 
@@ -57,9 +57,12 @@ def row_ids(run: str, dataset: str, global_keys: Iterable[str]) -> Bytes:
 
 
 @functools.lru_cache(maxsize=4096)
-def list_name(table: str, frame: int | None, parent_id: str | None, feature: str) -> bytes:
-    """What the names of a list's items have in common: all but the index and the closing bracket."""
-    return orjson.dumps([table, frame, parent_id, feature])[:-1] + b","
+def list_name(table: str, part: int | str | None, parent_id: str | None, feature: str) -> bytes:
+    """What the names of a list's items have in common: all but the index and the closing bracket.
+
+    `part` is the frame of a video, or the message of a conversation that the reply answers.
+    """
+    return orjson.dumps([table, part, parent_id, feature])[:-1] + b","
 
 
 def item_id(row: bytes, name: bytes, index: int) -> str:

@@ -11,6 +11,7 @@ import itertools
 import struct
 from array import array
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from foundry_pipeline.decoding.features import MAX_NAME_BYTES
 from foundry_pipeline.decoding.findings import Limits
 from foundry_pipeline.decoding.geometry import MAX_COORDINATE
 from foundry_pipeline.decoding.item_columns import Part, RowBlock, Runs, part_of_table
-from foundry_pipeline.decoding.places import frame_number
+from foundry_pipeline.decoding.places import WHOLE_ROW, Sent, frame_number
 from foundry_pipeline.decoding.prediction_ids import Places, list_name
 from foundry_pipeline.tables import BOXES
 
@@ -36,6 +37,13 @@ _Parts = Sequence[tuple[int | None, dict[str, object]]]
 """(frame, None for the whole data row; what is said about it)"""
 
 
+class Taken(NamedTuple):
+    """A reply that was collected, and the part of its data row that it is about."""
+
+    text: str
+    sent: Sent
+
+
 class QuickBoxes:
     """Collects box replies of one block of data rows. `names` are the features that are rectangles, None for all."""
 
@@ -44,7 +52,7 @@ class QuickBoxes:
         self._clear()
 
     def _clear(self) -> None:
-        self._replies: dict[int, str] = {}
+        self._replies: dict[int, Taken] = {}
         self._coordinates = bytearray()
         self._scores = array("d")
         self._rows: list[int] = []
@@ -57,14 +65,16 @@ class QuickBoxes:
         """Boxes collected."""
         return len(self._scores)
 
-    def take(self, row: int, reply: str, document: dict[str, object]) -> bool:
+    def take(self, row: int, reply: str, document: dict[str, object], sent: Sent = WHOLE_ROW) -> bool:
         """Collect a reply, unless it holds anything but boxes and scores. `document` is what orjson makes of it."""
+        if sent.message_id is not None:
+            return False
         if not self._has_frames or "frames" not in document:
-            return self._take_parts(row, reply, ((None, document),), 0)
-        parts = _frames_of(document)
-        return parts is not None and self._take_parts(row, reply, parts, 1 + len(parts))
+            return self._take_parts(row, Taken(reply, sent), ((sent.frame, document),), 0)
+        parts = _frames_of(document, sent.frames)
+        return parts is not None and self._take_parts(row, Taken(reply, sent), parts, 1 + len(parts))
 
-    def _take_parts(self, row: int, reply: str, parts: _Parts, members: int) -> bool:
+    def _take_parts(self, row: int, reply: Taken, parts: _Parts, members: int) -> bool:
         """`members` are those of the objects around the parts."""
         counts: list[int] = []
         features: list[str] = []
@@ -96,7 +106,7 @@ class QuickBoxes:
             if len(boxes) - before > self._limits.objects_a_frame:
                 return False
         # A member that the text has and the document has not is a duplicate key.
-        if members != reply.count(":") or len(boxes) > self._limits.objects_a_reply:
+        if members != reply.text.count(":") or len(boxes) > self._limits.objects_a_reply:
             return False
         if not self._take_numbers(boxes, scores):
             return False
@@ -119,7 +129,7 @@ class QuickBoxes:
             return False
         return True
 
-    def settle(self, rows: RowBlock) -> tuple[Part | None, dict[int, str]]:
+    def settle(self, rows: RowBlock) -> tuple[Part | None, dict[int, Taken]]:
         """The boxes, and the replies that must be read the long way, by the row's number."""
         boxes, scores = np.frombuffer(self._coordinates).reshape(-1, 4), np.frombuffer(self._scores)
         row_of_item = np.repeat(np.array(self._rows, np.int64), self._counts)
@@ -150,8 +160,8 @@ class QuickBoxes:
         bad += row_of_item[(flat[2::4] < 0) | (flat[3::4] < 0) | (scores < 0) | (scores > 1)].tolist()
         doubtful = row_of_item[np.flatnonzero((flat == 0) | (flat == 1)) // 4].tolist()
         doubtful += row_of_item[(scores == 0) | (scores == 1)].tolist()
-        booleans = {row for row in set(doubtful) if "true" in self._replies[row] or "false" in self._replies[row]}
-        return booleans | set(bad)
+        texts = {row: self._replies[row].text for row in set(doubtful)}
+        return {row for row, text in texts.items() if "true" in text or "false" in text} | set(bad)
 
     def _part(self, rows: RowBlock, boxes: Floats, scores: Floats) -> Part:
         lists = list(zip(self._frames, self._features, strict=True))
@@ -172,10 +182,12 @@ class QuickBoxes:
         return part_of_table(BOXES, rows, runs, known_scores, own)
 
 
-def _frames_of(document: dict[str, object]) -> _Parts | None:
-    """The frames of a reply that holds nothing else; None where it does, or where one has no number."""
+def _frames_of(document: dict[str, object], sent: frozenset[int] | None) -> _Parts | None:
+    """The frames of a reply that holds nothing else; None where it does, where one has no number, or was not sent."""
     frames = document["frames"]
     if type(frames) is not dict or len(document) > 1:
         return None
     parts = [(frame_number(key), part) for key, part in frames.items()]
+    if sent is not None and not all(frame in sent for frame, _ in parts):
+        return None
     return parts if all(frame is not None and type(part) is dict for frame, part in parts) else None

@@ -1,4 +1,4 @@
-"""One reply that is an object -> its features, in frames or for the whole data row, each given to its reader.
+"""One reply that is an object -> its features, in frames or for all that was sent, each given to its reader.
 
 Single items are read in `objects.py`, `entities.py` and `answers.py`.
 """
@@ -6,6 +6,7 @@ Single items are read in `objects.py`, `entities.py` and `answers.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from foundry_pipeline.decoding.answers import read_answers
 from foundry_pipeline.decoding.entities import Texts, read_entities
@@ -19,28 +20,51 @@ from foundry_pipeline.decoding.remarks import fault_of, remarks_in
 from foundry_pipeline.ontology import FeatureKind
 
 
+class About(NamedTuple):
+    """What a reply is about: a video (`has_frames`), a conversation (`has_messages`), or neither.
+
+    What it says about all that was sent is at `whole`; `frames` are those of a video that were sent, None for all.
+    """
+
+    has_frames: bool
+    has_messages: bool
+    whole: Place
+    frames: frozenset[int] | None
+
+
 class ReplyReader:
-    """Reads one reply into `findings`, in which its data row is open. Frames exist in videos only (`has_frames`)."""
+    """Reads one reply into `findings`, in which its data row is open."""
 
     def __init__(
-        self, findings: Findings, features: Features, has_frames: bool, check_mask: CheckMask, texts: Texts
+        self, findings: Findings, features: Features, about: About, check_mask: CheckMask, texts: Texts
     ) -> None:
-        self._findings, self._features, self._has_frames = findings, features, has_frames
+        self._findings, self._features, self._about = findings, features, about
         self._check_mask, self._texts = check_mask, texts
+        self._message_of = texts.message_id if about.has_messages else None
 
     def read(self, document: Mapping[str, object]) -> None:
-        """The frames of a video, then what is said about the whole data row."""
-        if self._has_frames and "frames" in document:
+        """The frames of a video, then what is said about all that was sent."""
+        if self._about.has_frames and "frames" in document:
             self._read_frames(Place(("frames",)), document["frames"])
-            document = {name: value for name, value in document.items() if name != "frames"}
-        self._read_part(Place(), self._without_remarks(document))
+            document = self._beside_frames(document)
+        self._read_part(self._about.whole, self._without_remarks(document))
+
+    def _beside_frames(self, document: Mapping[str, object]) -> Mapping[str, object]:
+        """What stands beside `frames`. Where it is about a frame, that frame may have said the same thing already."""
+        beside = {name: value for name, value in document.items() if name != "frames"}
+        frames, whole = document["frames"], self._about.whole
+        said = frames.get(str(whole.frame)) if isinstance(frames, dict) else None
+        for name in [name for name in beside if isinstance(said, dict) and name in said]:
+            fault = Fault("duplicate_key", f"frame {whole.frame} has this feature already, which stays")
+            self._findings.reject(whole.named(name), fault, beside.pop(name))
+        return beside
 
     def _without_remarks(self, document: Mapping[str, object]) -> Mapping[str, object]:
         """The features, once what the model says about its answer is on record."""
         remarks = {key: said for key, said in remarks_in(document) if not self._features.names(key)}
         for key, said in remarks.items():
             if (fault := fault_of(key, said)) is not None:
-                self._findings.reject(Place((key,)), fault, said)
+                self._findings.reject(self._about.whole.at(key), fault, said)
         return {name: value for name, value in document.items() if name not in remarks} if remarks else document
 
     def _read_frames(self, place: Place, frames: object) -> None:
@@ -53,6 +77,9 @@ class ReplyReader:
             frame = frame_number(key)
             if frame is None:
                 fault = Fault("bad_frame", "expected a frame's number as a decimal string, without leading zeros")
+                self._findings.reject(place.at(key), fault, part)
+            elif self._about.frames is not None and frame not in self._about.frames:
+                fault = Fault("bad_frame", f"frame {frame} was not sent; sent were {_in_words(self._about.frames)}")
                 self._findings.reject(place.at(key), fault, part)
             elif isinstance(part, dict):
                 self._read_part(Place((*place.path, key), frame=frame), part)
@@ -84,9 +111,14 @@ class ReplyReader:
             elif feature.kind is FeatureKind.ENTITY:
                 ends[name] = read_entities(self._findings, feature, below, value, self._texts)
             else:
-                read_answers(self._findings, feature, below, value)
+                read_answers(self._findings, feature, below, value, self._message_of)
         for feature, below, value in edges:
             read_objects(scope, feature, below, value)
+
+
+def _in_words(frames: frozenset[int]) -> str:
+    numbers = sorted(frames)
+    return ", ".join(map(str, numbers)) if len(numbers) < 9 else f"{len(numbers)} from {numbers[0]} to {numbers[-1]}"
 
 
 def _takes_list(feature: Feature | Fault) -> bool:

@@ -35,11 +35,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedRow:
-    """A data row, its outcome (one of `tables.OUTCOMES`, or `not_asked`) and its predictions."""
+    """A data row, its outcome (one of `tables.OUTCOMES`, or `not_asked`) and its predictions.
+
+    A row that took several calls is `ok` where one of them was answered; `calls_unanswered` are its others.
+    """
 
     row: DataRow
     outcome: str
     predictions: tuple[Prediction, ...]
+    calls_unanswered: int = 0
 
     @property
     def answered(self) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.home import Run
+from foundry_pipeline.rows.data_uris import is_data_uri
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 
@@ -121,7 +122,9 @@ def _digest(name: str) -> int:
 
 
 def _basename(row_data: str) -> str:
-    """The file's own name: of a URL the last part of its path, of a path the same."""
+    """The file's own name: of a URL the last part of its path, of a path the same; empty where it has none."""
+    if is_data_uri(row_data):
+        return ""
     if not re.match(r"[a-z][a-z0-9+.-]*://", row_data, re.IGNORECASE):
         return posixpath.basename(row_data)
     try:

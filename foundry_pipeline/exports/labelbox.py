@@ -320,6 +320,7 @@ def _about(annotated: AnnotatedRow, lines: int) -> Line:
         "data_row_id": row.data_row_id,
         "outcome": annotated.outcome,
         "annotations": lines,
+        **({"calls_unanswered": annotated.calls_unanswered} if annotated.calls_unanswered else {}),
     }
 
 

@@ -16,10 +16,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from foundry_pipeline.data_rows import rows_of
+from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.exports.annotated import NOT_ASKED, AnnotatedRow, Prediction, Record
 from foundry_pipeline.exports.tally import Loss, Tally
 from foundry_pipeline.home import Run
+from foundry_pipeline.orientation import displayed
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS, PREDICTION_TABLES, RESPONSES, TableSpec, empty
 
@@ -47,9 +48,11 @@ def annotated_rows(run: Run, store: Store, slice_key: str, tally: Tally) -> Iter
         stop = min(first + ROWS_AT_ONCE, len(keys))
         by_table = [(table.name, table.records(first, stop)) for table in tables]
         for place, row in enumerate(rows_of(data_rows.slice(first, stop - first))):
-            outcome = outcomes.get(row.global_key, NOT_ASKED)
-            records = [(name, record) for name, of_rows in by_table for record in of_rows[place]]
-            yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally)), tally)
+            of_calls = outcomes.get(row.global_key, [NOT_ASKED])
+            outcome = "ok" if "ok" in of_calls else of_calls[0]
+            unanswered = len(of_calls) - of_calls.count("ok") if len(of_calls) > 1 else 0
+            records = [(name, _upright(run, row, name, each)) for name, of_rows in by_table for each in of_rows[place]]
+            yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally), unanswered), tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,14 @@ def _read(store: Store, spec: TableSpec, owner: str, slice_key: str) -> pa.Table
     return empty(spec) if table is None else table
 
 
-def _outcomes(run: Run, store: Store, slice_key: str) -> dict[str, str]:
+def _outcomes(run: Run, store: Store, slice_key: str) -> dict[str, list[str]]:
+    """global key -> the outcomes of its calls, in order."""
     table = store.read(RESPONSES, run.name, slice_key, ["global_key", "outcome"])
-    return {} if table is None else dict(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    if table is not None:
+        for key, outcome in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+            found[key].append(outcome)
+    return found
 
 
 def _ordered(run: Run, spec: TableSpec, table: pa.Table, keys: pa.Array) -> _Ordered:
@@ -118,6 +126,13 @@ def _count_strays(run: Run, table: _Ordered, tally: Tally) -> None:
         stray = Prediction(table.name, _name_of(run, model_class), {})
         tally.came[stray.feature] += 1
         tally.leave_out(stray, Loss.DATA_ROW_MISSING)
+
+
+def _upright(run: Run, row: DataRow, table: str, record: Record) -> Record:
+    """What is let out is in the frame of the picture as displayed, whatever frame the model saw."""
+    if run.model.exif != "keep" or row.exif_orientation is None or row.width is None or row.height is None:
+        return record
+    return displayed(table, record, row.exif_orientation, (row.width, row.height))
 
 
 def _trees(run: Run, records: Iterable[tuple[str, Record]], tally: Tally) -> tuple[Prediction, ...]:

@@ -1,7 +1,7 @@
-"""The content of a data row: behind its URL, in its file, or the text in the row itself; guarded, and checked.
+"""The content of a data row: behind its URL, in a store or file, or in the row itself; guarded, and checked.
 
-`locate` alone decides which of the three `row_data` is. Where files and addresses may lie is the business of
-`local_files.py` and `addresses.py`; what bytes are, of `media.py`.
+`locate` alone decides which of these `row_data` is. Where files, addresses and objects may lie is the business of
+`local_files.py`, `addresses.py` and `object_stores.py`; what bytes are, of `media.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import hashlib
 import os.path
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote
 
 import httpx
 
@@ -22,9 +23,12 @@ from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import RowUnavailable, shown
 from foundry_pipeline.home import Settings
 from foundry_pipeline.rows.addresses import AddressRules, GuardedBackend, guarded_transport, shown_url
+from foundry_pipeline.rows.data_uris import is_data_uri, read_data_uri
 from foundry_pipeline.rows.downloads import Downloads
+from foundry_pipeline.rows.frames import VideoLimits
 from foundry_pipeline.rows.local_files import LocalFiles
 from foundry_pipeline.rows.media import TEXT_LIKE, Facts, decode_text, inspect, inspect_text
+from foundry_pipeline.rows.object_stores import STORE_SCHEMES, ObjectStores
 
 DOWNLOADS_IN_FLIGHT = 16
 """Each may hold `max_row_bytes`."""
@@ -35,6 +39,7 @@ RELATIVE_MAX_CHARS = 1024
 PATH_MAX_CHARS = 4096
 """A longer value of a text dataset is a text, not a path."""
 
+_LOCAL_SCHEMES = ("file", "local")
 _SPACE = re.compile(r"\s")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,30})://", re.IGNORECASE)
 _FILE_NAME = re.compile(r"\S+\.(txt|text|md|html?|json)", re.IGNORECASE)
@@ -46,8 +51,20 @@ class Kind(enum.StrEnum):
     """Where a data row's content is."""
 
     URL = "url"
+    STORE = "store"
     PATH = "path"
+    DATA_URI = "data_uri"
     INLINE = "inline"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether looking at it again costs a transfer."""
+        return self in (Kind.URL, Kind.STORE)
+
+    @property
+    def is_in_row(self) -> bool:
+        """Whether `row_data` is the content, and no name of it."""
+        return self in (Kind.DATA_URI, Kind.INLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +78,42 @@ class Content:
     width: int | None = None
     height: int | None = None
     exif_orientation: int | None = None
+    charset: str | None = None
+    """The encoding that a `data:` URI names for its text; the dataset's holds where there is none."""
+    frame_count: int | None = None
+    frames_per_second: float | None = None
 
 
 def locate(row_data: str, media_type: str, files: LocalFiles, folder: str | None = None) -> tuple[Kind, str]:
-    """Which kind `row_data` is, and how it stands in the data_rows table: URL as given, absolute path, or text.
+    """Which kind `row_data` is, and how it stands in the data_rows table: URL as given, absolute path, or content.
 
     One rule for a source, where relative paths start at `folder`, and for the table, where there is no `folder` and
-    every path is absolute. Pictures and videos are URLs or paths. A text, html page or conversation is a URL or path
-    where it is a single word that looks like one (http..., or ending in .txt, .html, .json and the like), where it
-    is an absolute path below the home or an allowed folder, or where a file of that name exists; else it is the
-    text itself. Raises RowUnavailable (`row_forbidden`) for other schemes and `data:` URIs.
+    every path is absolute; `file:` URLs are paths. Pictures and videos are URLs or paths. A text, html page or
+    conversation is a URL or path where it is a single word that looks like one (http..., or ending in .txt, .html,
+    .json and the like), where it is an absolute path below the home or an allowed folder, or where a file of that
+    name exists; else it is the text itself. Raises RowUnavailable (`row_forbidden`) for other schemes.
     """
     is_text = media_type in TEXT_LIKE
-    if row_data[:8].lower().startswith(("http://", "https://")) and not (is_text and _SPACE.search(row_data)):
-        return Kind.URL, row_data
-    if row_data[:5].lower() == "data:" and not (is_text and ("," not in row_data or _SPACE.search(row_data))):
-        raise RowUnavailable("row_forbidden", "data: URIs are not read; put the content into a file")
-    if (scheme := _SCHEME.match(row_data)) and not (is_text and _SPACE.search(row_data)):
-        raise RowUnavailable("row_forbidden", f"{scheme[1]}:// is not read; expected https, http or a local path")
+    if not (is_text and _SPACE.search(row_data)):
+        if row_data[:5].lower() == "data:" and (not is_text or is_data_uri(row_data)):
+            return Kind.DATA_URI, row_data
+        if scheme := _SCHEME.match(row_data):
+            return _behind_scheme(scheme[1].lower(), row_data)
     if not is_text:
         return Kind.PATH, _absolute(row_data, folder)
     path = _path_of_text(row_data, files, folder)
     return (Kind.INLINE, row_data) if path is None else (Kind.PATH, path)
+
+
+def _behind_scheme(scheme: str, url: str) -> tuple[Kind, str]:
+    if scheme in ("http", "https"):
+        return Kind.URL, url
+    if scheme in STORE_SCHEMES:
+        return Kind.STORE, url
+    if scheme in _LOCAL_SCHEMES:
+        return Kind.PATH, _absolute(unquote(url[len(scheme) + 3 :].removeprefix("localhost")), None)
+    known = ", ".join(("https", "http", *STORE_SCHEMES, *_LOCAL_SCHEMES))
+    raise RowUnavailable("row_forbidden", f"{scheme}:// is not read; expected one of {known}, or a local path")
 
 
 def _absolute(path: str, folder: str | None) -> str:
@@ -128,6 +159,9 @@ class ContentReader:
         self._encoding = encoding
         self._transport = transport
         self._retry_waits_s = retry_waits_s
+        self._stores = ObjectStores(
+            settings.row_stores, max_bytes=settings.max_row_bytes, timeout_s=settings.row_timeout_s
+        )
         self._downloads: Downloads | None = None
         self._download_slots = asyncio.Semaphore(DOWNLOADS_IN_FLIGHT)
         self._file_slots = asyncio.Semaphore(FILES_IN_FLIGHT)
@@ -147,8 +181,8 @@ class ContentReader:
         holds user info or query values of a URL.
         """
         kind, place = locate(row.row_data, row.media_type, self.files)
-        if kind is Kind.INLINE:
-            return _inline(row, self._settings.max_row_bytes)
+        if kind.is_in_row:
+            return await asyncio.to_thread(self.in_row, row, kind)
         try:
             return await self._read_once(row, kind, place)
         except RowUnavailable as err:
@@ -165,10 +199,12 @@ class ContentReader:
         """
         if row.media_type not in TEXT_LIKE:
             raise RowUnavailable("row_not_media", f"a data row of media type {shown(row.media_type)} has no text")
-        if locate(row.row_data, row.media_type, self.files)[0] is Kind.INLINE:
-            _inline(row, self._settings.max_row_bytes)
+        kind, _ = locate(row.row_data, row.media_type, self.files)
+        if kind is Kind.INLINE:
+            self.in_row(row, kind)
             return row.row_data
-        return decode_text((await self.read(row)).data, self._encoding)
+        content = await self.read(row)
+        return decode_text(content.data, content.charset or self._encoding)
 
     async def close(self) -> None:
         """Close connections. The reader can be used again: it opens new ones."""
@@ -176,25 +212,60 @@ class ContentReader:
         if downloads is not None:
             await downloads.close()
 
+    def in_row(self, row: DataRow, kind: Kind) -> Content:
+        """The content of a row that holds it itself. Raises RowUnavailable as `read` does."""
+        if kind is Kind.DATA_URI:
+            found = read_data_uri(row.row_data, self._settings.max_row_bytes)
+            return self._described(row, found.data, "the data: URI", found.charset)
+        data = _utf8(row.row_data, self._settings.max_row_bytes)
+        if row.content_sha256 and row.mime_type:
+            return _as_recorded(row, data, "the row's text")
+        return _content(data, inspect_text(row.row_data, row.media_type))
+
     async def _read_once(self, row: DataRow, kind: Kind, place: str) -> Content:
-        if kind is Kind.URL:
-            async with self._download_slots:
-                data = await self._open_downloads().get(place)
-                return await asyncio.to_thread(self._described, row, data, shown_url(place))
-        async with self._file_slots:
-            return await asyncio.to_thread(self._read_file, row, place)
+        if kind is Kind.PATH:
+            async with self._file_slots:
+                return await asyncio.to_thread(self._read_file, row, place)
+        async with self._download_slots:
+            data = await (self._open_downloads().get(place) if kind is Kind.URL else self._object(place))
+            return await asyncio.to_thread(self._described, row, data, shown_url(place))
+
+    async def _object(self, url: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._settings.row_timeout_s):
+                return await asyncio.to_thread(self._stores.read, url)
+        except TimeoutError:
+            message = f"{shown_url(url)}: not read within row_timeout_s = {self._settings.row_timeout_s:g} s"
+            raise RowUnavailable("row_timeout", message) from None
+        except RowUnavailable as err:
+            raise RowUnavailable(err.code, f"{shown_url(url)}: {err.message}") from None
 
     def _read_file(self, row: DataRow, path: str) -> Content:
         return self._described(row, self.files.read(path, self._settings.max_row_bytes), shown(path, 200))
 
-    def _described(self, row: DataRow, data: bytes, place: str) -> Content:
+    def _described(self, row: DataRow, data: bytes, place: str, charset: str | None = None) -> Content:
         if row.content_sha256 is not None and row.mime_type is not None:
-            return _as_recorded(row, data, place)
+            return replace(_as_recorded(row, data, place), charset=charset)
         try:
-            facts = inspect(data, row.media_type, encoding=self._encoding, max_pixels=self._settings.max_row_pixels)
+            facts = self._facts(data, row.media_type, charset or self._encoding)
         except RowUnavailable as err:
             raise RowUnavailable(err.code, f"{place}: {err.message}") from None
-        return _content(data, facts)
+        return replace(_content(data, facts), charset=charset)
+
+    def _facts(self, data: bytes, media_type: str, encoding: str) -> Facts:
+        facts = inspect(data, media_type, encoding=encoding, max_pixels=self._settings.max_row_pixels)
+        if media_type != "video":
+            return facts
+        # Imported here: PyAV is an extra, and takes a while to load.
+        from foundry_pipeline.rows.video import video_facts
+
+        return video_facts(data, facts.mime_type, self.video_limits)
+
+    @property
+    def video_limits(self) -> VideoLimits:
+        """What `foundry.yaml` allows a video to cost."""
+        settings = self._settings
+        return VideoLimits(settings.max_row_pixels, settings.max_video_frames, settings.row_timeout_s)
 
     def _open_downloads(self) -> Downloads:
         if self._downloads is None:
@@ -239,17 +310,16 @@ class RowReader:
         """The bytes of a picture as they are in its source. Raises RowUnavailable."""
         return self._runner.run(self._reader.read(row)).data
 
+    def frame(self, row: DataRow, number: int) -> bytes:
+        """One frame of a video, upright, as JPEG. Raises RowUnavailable."""
+        from foundry_pipeline.rows.video import Video, frame_jpeg  # PyAV, as above
 
-def inline_content(text: str, media_type: str, max_bytes: int) -> Content:
-    """The content of a text that stands in the row itself: its UTF-8 bytes. Raises RowUnavailable as `read` does."""
-    data = _utf8(text, max_bytes)
-    return _content(data, inspect_text(text, media_type))
-
-
-def _inline(row: DataRow, max_bytes: int) -> Content:
-    if row.content_sha256 and row.mime_type:
-        return _as_recorded(row, _utf8(row.row_data, max_bytes), "the row's text")
-    return inline_content(row.row_data, row.media_type, max_bytes)
+        content = self._runner.run(self._reader.read(row))
+        video = Video(content.data, content.mime_type, self._reader.video_limits)
+        try:
+            return frame_jpeg(video.picture(number))
+        finally:
+            video.close()
 
 
 def _utf8(text: str, max_bytes: int) -> bytes:
@@ -263,8 +333,16 @@ def _utf8(text: str, max_bytes: int) -> bytes:
 
 
 def _content(data: bytes, facts: Facts) -> Content:
-    digest = hashlib.sha256(data).hexdigest()
-    return Content(data, facts.mime_type, digest, facts.width, facts.height, facts.exif_orientation)
+    return Content(
+        data,
+        facts.mime_type,
+        hashlib.sha256(data).hexdigest(),
+        facts.width,
+        facts.height,
+        facts.exif_orientation,
+        frame_count=facts.frame_count,
+        frames_per_second=facts.frames_per_second,
+    )
 
 
 def _as_recorded(row: DataRow, data: bytes, place: str) -> Content:
@@ -274,4 +352,13 @@ def _as_recorded(row: DataRow, data: bytes, place: str) -> Content:
             "row_changed", f"{place}: the content is not what it was when it was loaded; materialize data_rows again"
         )
     assert row.mime_type is not None
-    return Content(data, row.mime_type, digest, row.width, row.height, row.exif_orientation)
+    return Content(
+        data,
+        row.mime_type,
+        digest,
+        row.width,
+        row.height,
+        row.exif_orientation,
+        frame_count=row.frame_count,
+        frames_per_second=row.frames_per_second,
+    )

@@ -18,10 +18,12 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import ConfigError, Problem, RowUnavailable, StorageError, shown
 from foundry_pipeline.home import Dataset, Settings
-from foundry_pipeline.rows.content import ContentReader, Kind, inline_content
-from foundry_pipeline.rows.local_files import LocalFiles
+from foundry_pipeline.rows.content import Content, ContentReader
+from foundry_pipeline.rows.frames import check_decoder
+from foundry_pipeline.rows.labels import LABELS_FILE, labels_folder
 from foundry_pipeline.rows.records import LoadProblem, Record
 from foundry_pipeline.rows.slices import EARLIER_COLUMNS, Known, Spool, Unread, same_table, slice_key
 from foundry_pipeline.rows.sources import list_source
@@ -68,6 +70,8 @@ class DatasetReport:
     """Rows whose content cannot be had now."""
     bytes_read: int
     """Of contents, in this load."""
+    labelled: int
+    """Rows that the source has labels of: see `labels.stored_labels`."""
     problems: tuple[LoadProblem, ...]
     """The first 100."""
     problem_counts: Mapping[str, int]
@@ -100,12 +104,13 @@ def load_dataset(
     where a disk refuses or an earlier slice is damaged; slices written until then stay.
     """
     _check_encoding(dataset)
+    check_decoder(dataset.media_type, dataset.file)
     store.recover()
     reader = ContentReader(home_root, settings, encoding=dataset.encoding, transport=transport)
     try:
         with Spool(dataset.name, dataset.media_type, scratch) as spool:
             load = _Load(dataset, settings, store, spool, on_progress)
-            load.list_rows(reader.files)
+            load.list_rows(reader)
             load.place_rows(reread=reread)
             asyncio.run(load.read_and_write(reader))
             return load.report()
@@ -142,31 +147,37 @@ class _Load:
     added: int = 0
     vanished: int = 0
     bytes_read: int = 0
+    labelled: int = 0
 
-    def list_rows(self, files: LocalFiles) -> None:
-        listing = list_source(self.dataset, files, self.settings)
+    def list_rows(self, reader: ContentReader) -> None:
+        listing = list_source(self.dataset, reader.files, self.settings)
         self.in_order = listing.in_order
         for count, listed in enumerate(listing.records, 1):
             if isinstance(listed, LoadProblem):
                 self._problem(listed)
             else:
-                self._add(listed)
+                self._add(listed, reader)
             if count % 1000 == 0:
                 self._tell("listing", count)
 
-    def _add(self, record: Record) -> None:
-        known, problem = self._inline(record) if record.kind is Kind.INLINE else (None, None)
+    def _add(self, record: Record, reader: ContentReader) -> None:
+        """Content that stands in the record is looked at now: later it would have to be held for many rows at once."""
+        known, problem = self._in_row(record, reader) if record.kind.is_in_row else (None, None)
         problem = self.spool.add(record, known) or problem
         if problem is not None:
             self._problem(problem)
+        if record.labels_lost:
+            message = f"labels that no line of ground truth can hold: {record.labels_lost}"
+            self._problem(LoadProblem(record.place, "label_left_out", message))
 
-    def _inline(self, record: Record) -> tuple[Known, LoadProblem | None]:
+    def _in_row(self, record: Record, reader: ContentReader) -> tuple[Known, LoadProblem | None]:
+        row = DataRow("", record.global_key, self.dataset.media_type, record.row_data)
         try:
-            content = inline_content(record.row_data, self.dataset.media_type, self.settings.max_row_bytes)
+            content = reader.in_row(row, record.kind)
         except RowUnavailable as err:
             return Known(), LoadProblem(record.place, err.code, err.message)
         self.bytes_read += len(content.data)
-        return Known(content.mime_type, sha256=content.sha256), None
+        return _known(content), None
 
     def place_rows(self, *, reread: bool) -> None:
         """Give every listed row its slice."""
@@ -210,6 +221,24 @@ class _Load:
                 self._tell("reading", done, total)
         while waiting:
             self._write(waiting.popleft())
+        self._write_labels()
+
+    def _write_labels(self) -> None:
+        """Keep what the source says about its rows as one file, or none: see `labels.py`."""
+        name = f"{labels_folder(self.dataset.name)}/{LABELS_FILE}"
+        with self.store.scratch() as folder:
+            path = folder / LABELS_FILE
+            try:
+                with path.open("w", encoding="utf-8") as file:
+                    for lines in self.spool.labels():
+                        file.write(lines)
+                        self.labelled += 1
+            except OSError as err:
+                raise StorageError(f"cannot write {path}: {err.strerror or err}; the older labels stay") from err
+            if self.labelled:
+                self.store.put_file(name, path)
+            else:
+                self.store.remove_file(name)
 
     def _write(self, number: int) -> None:
         key, name = slice_key(number), self.dataset.name
@@ -254,6 +283,7 @@ class _Load:
             content_changed=self.spool.changed_contents(),
             unavailable=mime_types.get("unknown", 0),
             bytes_read=self.bytes_read,
+            labelled=self.labelled,
             problems=tuple(self.problems),
             problem_counts=dict(sorted(self.problem_counts.items())),
         )
@@ -292,8 +322,19 @@ async def _content(reader: ContentReader, unread: Unread) -> _Found:
         content = await reader.read(unread.row)
     except RowUnavailable as err:
         return unread, Known(), LoadProblem(unread.place, err.code, err.message), 0
-    known = Known(content.mime_type, content.width, content.height, content.exif_orientation, content.sha256)
-    return unread, known, None, len(content.data)
+    return unread, _known(content), None, len(content.data)
+
+
+def _known(content: Content) -> Known:
+    return Known(
+        content.mime_type,
+        content.width,
+        content.height,
+        content.exif_orientation,
+        content.sha256,
+        content.frame_count,
+        content.frames_per_second,
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Pictures are decoded by Pillow with six formats allowed, after their size in pix
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import struct
@@ -21,9 +22,14 @@ from foundry_pipeline.errors import RowUnavailable, shown
 UPRIGHT_TRANSFORM = "exif-upright-v1"
 """Names what `upright_jpeg_or_png` does; part of a request's identity, so that a change of it is a new call."""
 
+FRAME_TRANSFORM = "frame-jpeg-v1"
+"""Names how a video's frame becomes a picture (`video.py`); part of a request's identity, too."""
+
 TEXT_LIKE = frozenset({"text", "html", "conversational"})
 """Media types whose content is characters."""
 
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"})
+"""Python's codecs for texts that are no encodings of files; some take time with the square of a text's length."""
 _ORIENTATION_TAG = 0x0112
 _PILLOW_FORMAT = {
     "image/jpeg": "JPEG",
@@ -78,12 +84,15 @@ _PILLOW_FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What content is. `width` and `height` are pixels as displayed, after EXIF orientation (1 to 8)."""
+    """What content is. `width` and `height` are pixels as displayed, after EXIF orientation (1 to 8); a video's
+    rotation is told as the orientation that means the same."""
 
     mime_type: str
     width: int | None = None
     height: int | None = None
     exif_orientation: int | None = None
+    frame_count: int | None = None
+    frames_per_second: float | None = None
 
 
 def sniff(data: bytes) -> str | None:
@@ -140,7 +149,11 @@ def decode_text(data: bytes, encoding: str) -> str:
     if mime_type is not None and b"\0" in data[:4096]:
         raise RowUnavailable("row_not_media", f"expected a text, got {mime_type}")
     try:
+        if codecs.lookup(encoding).name in _NO_CHARSETS:
+            raise LookupError
         return data.decode(encoding).removeprefix("\ufeff")
+    except LookupError:
+        raise RowUnavailable("row_encoding", f"there is no text encoding {shown(encoding)}") from None
     except UnicodeDecodeError as err:
         seen = data[err.start : err.start + 4].hex(" ")
         raise RowUnavailable("row_encoding", f"not {encoding} at byte {err.start}: {seen}") from None

@@ -18,6 +18,8 @@ import orjson
 from foundry_pipeline.data_rows import Attachment
 from foundry_pipeline.errors import RowUnavailable, shown
 from foundry_pipeline.rows.content import Kind, locate
+from foundry_pipeline.rows.data_uris import data_uri_reference, is_data_uri
+from foundry_pipeline.rows.labels import lines_of_export
 from foundry_pipeline.rows.local_files import LocalFiles
 
 OLD_NAMES = {
@@ -37,7 +39,8 @@ _NOT_METADATA = _OWN_FIELDS | {"dataset_id", "embeddings"}
 @dataclass(frozen=True, slots=True)
 class LoadProblem:
     """What is wrong at one place of a source. `code` is `malformed`, `missing_row_data`, `empty_key`,
-    `duplicate_key`, `duplicate_id`, `media_type`, `line_too_long`, `left_out`, `source_empty`, or a `row_*` code."""
+    `duplicate_key`, `duplicate_id`, `media_type`, `line_too_long`, `left_out`, `label_left_out`, `source_empty`, or a
+    `row_*` code."""
 
     place: str
     code: str
@@ -56,6 +59,10 @@ class Record:
     external_id: str | None = None
     attachments: tuple[Attachment, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
+    labels: str = ""
+    """Of a platform export: its annotation lines (`labels.py`), one after the other."""
+    labels_lost: str = ""
+    """Labels that have no line, in words."""
 
 
 def is_export_v1(names: Collection[object]) -> bool:
@@ -97,7 +104,8 @@ class RecordShape:
             raise _RefusedError("malformed", f"expected an object with row_data, got {shown(raw)}")
         if is_export_v1(raw):
             raise ExportV1Error
-        fields = _flat_export(raw) if isinstance(raw.get("data_row"), Mapping) else _renamed(raw)
+        is_export = isinstance(raw.get("data_row"), Mapping)
+        fields = _flat_export(raw) if is_export else _renamed(raw)
         self._check_media_type(fields)
         value = self._row_data(fields.get("row_data"))
         kind, row_data = locate(value, self.media_type, self.files, self.folder)
@@ -110,6 +118,7 @@ class RecordShape:
             _text_or_none(fields, "external_id"),
             self._attachments(_nested(fields, "attachments")),
             tuple(_metadata(fields).items()),
+            *(_labels(raw) if is_export else ()),
         )
 
     def _check_media_type(self, fields: Mapping[str, object]) -> None:
@@ -157,7 +166,7 @@ def _renamed(raw: Mapping[str, object]) -> dict[str, object]:
 
 
 def _flat_export(raw: Mapping[str, object]) -> dict[str, object]:
-    """A line of an export v2 as one record. Its labels are not data rows, and stay where they are."""
+    """A line of an export v2 as one record, without its labels."""
     row, media = raw["data_row"], raw.get("media_attributes")
     assert isinstance(row, Mapping)
     mime_type = media.get("mime_type") if isinstance(media, Mapping) else None
@@ -175,6 +184,12 @@ def _flat_export(raw: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def _labels(raw: Mapping[str, object]) -> tuple[str, str]:
+    lines, lost = lines_of_export(raw)
+    in_words = ", ".join(f"{shown(kind)} {count}" for kind, count in sorted(lost.items()))
+    return b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines).decode(), in_words
+
+
 def _global_key(fields: Mapping[str, object], kind: Kind, row_data: str) -> str:
     """The record's own key, else what it was listed by, else what the text is."""
     key = fields.get("global_key")
@@ -183,7 +198,7 @@ def _global_key(fields: Mapping[str, object], kind: Kind, row_data: str) -> str:
         if text is None or not text.strip():
             raise _RefusedError("empty_key", f"global_key: expected a text that is not empty, got {shown(key)}")
         return text
-    if kind is Kind.INLINE:
+    if kind.is_in_row:
         return f"sha256:{hashlib.sha256(row_data.encode()).hexdigest()[:32]}"
     return row_data
 
@@ -211,11 +226,15 @@ def _nested(fields: Mapping[str, object], name: str) -> object:
 
 
 def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
-    """`metadata`, `metadata_fields` and every other field, as texts; what is null is left out."""
+    """`metadata`, `metadata_fields` and every other field, as texts; what is null is left out.
+
+    A `data:` URI among them is content, not a fact about it: its sha256 stands for it.
+    """
     pairs = [(str(key), value) for key, value in fields.items() if key not in _NOT_METADATA]
     pairs += _metadata_pairs(_nested(fields, "metadata"), "metadata")
     pairs += _metadata_pairs(_nested(fields, "metadata_fields"), "metadata_fields")
-    return {key: text for key, value in pairs if (text := _as_text(value)) is not None}
+    texts = {key: text for key, value in pairs if (text := _as_text(value)) is not None}
+    return {key: data_uri_reference(text) if is_data_uri(text) else text for key, text in texts.items()}
 
 
 def _metadata_pairs(value: object, name: str) -> list[tuple[str, object]]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import orjson
 import pyarrow as pa
@@ -40,10 +40,12 @@ _CHUNK_CHARS = 16 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE listed (
     seq INTEGER PRIMARY KEY, global_key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, kind TEXT NOT NULL,
-    row_data TEXT NOT NULL, given_id TEXT UNIQUE, external_id TEXT, attachments TEXT NOT NULL, metadata TEXT NOT NULL
+    row_data TEXT NOT NULL, given_id TEXT UNIQUE, external_id TEXT, attachments TEXT NOT NULL, metadata TEXT NOT NULL,
+    labels TEXT NOT NULL
 );
 CREATE TABLE known (
-    seq INTEGER PRIMARY KEY, mime_type TEXT, width INTEGER, height INTEGER, exif_orientation INTEGER, sha256 TEXT
+    seq INTEGER PRIMARY KEY, mime_type TEXT, width INTEGER, height INTEGER, exif_orientation INTEGER, sha256 TEXT,
+    frame_count INTEGER, frames_per_second REAL
 );
 CREATE TABLE earlier (seq INTEGER PRIMARY KEY, sha256 TEXT);
 CREATE TABLE placed (slice INTEGER, position INTEGER, seq INTEGER NOT NULL, PRIMARY KEY (slice, position))
@@ -61,6 +63,8 @@ class Known:
     height: int | None = None
     exif_orientation: int | None = None
     sha256: str | None = None
+    frame_count: int | None = None
+    frames_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class Spool:
     def add(self, record: Record, known: Known | None) -> LoadProblem | None:
         """Keep a listed row, and what is known of its content; or say which earlier row has its key or its id."""
         cursor = self._db.execute(
-            "INSERT OR IGNORE INTO listed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO listed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.global_key,
                 record.place,
@@ -117,6 +121,7 @@ class Spool:
                 record.external_id,
                 orjson.dumps(record.attachments).decode(),
                 orjson.dumps(dict(record.metadata)).decode(),
+                record.labels,
             ),
         )
         if cursor.rowcount == 0:
@@ -132,15 +137,14 @@ class Spool:
             (record.global_key, record.data_row_id),
         ).fetchone()
         if key == record.global_key:
-            name = shown_url(key) if record.kind is Kind.URL else shown(key)
+            name = shown_url(key) if record.kind.is_remote else shown(key)
             return LoadProblem(record.place, "duplicate_key", f"global key {name} stands at {place} too, which is kept")
         name = shown(record.data_row_id)
         return LoadProblem(record.place, "duplicate_id", f"data row id {name} stands at {place} too, which is kept")
 
     def learn(self, seq: int, known: Known) -> None:
         """Note what a row's content is."""
-        values = (seq, known.mime_type, known.width, known.height, known.exif_orientation, known.sha256)
-        self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (seq, *astuple(known)))
 
     def keep(self, number: int, rows: Iterator[Mapping[str, object]], *, reuse: bool) -> int:
         """Place the rows of an earlier slice that are still listed, in its order; the count of those that are not.
@@ -159,13 +163,21 @@ class Spool:
             seq, kind = found
             self._db.execute("INSERT INTO placed VALUES (?, ?, ?)", (number, position, seq))
             self._db.execute("INSERT INTO earlier VALUES (?, ?)", (seq, row["content_sha256"]))
-            if reuse and kind == Kind.URL and row["content_sha256"] and row["media_type"] == self._media_type:
+            if reuse and Kind(kind).is_remote and self._is_known(row):
                 self._reuse(seq, row)
         return vanished
 
+    def _is_known(self, row: Mapping[str, object]) -> bool:
+        """Whether an earlier row says what its content is; a video's frames were not always counted."""
+        if not row["content_sha256"] or row["media_type"] != self._media_type:
+            return False
+        return self._media_type != "video" or row.get("frame_count") is not None
+
     def _reuse(self, seq: int, row: Mapping[str, object]) -> None:
-        values = (seq, *(row[name] for name in EARLIER_FACTS), seq, row["row_data"])
-        self._db.execute("INSERT INTO known SELECT ?, ?, ?, ?, ?, ? FROM listed WHERE seq = ? AND row_data = ?", values)
+        values = (seq, *(row.get(name) for name in EARLIER_FACTS), seq, row["row_data"])
+        self._db.execute(
+            "INSERT INTO known SELECT ?, ?, ?, ?, ?, ?, ?, ? FROM listed WHERE seq = ? AND row_data = ?", values
+        )
 
     def append_new(self, existing: Sequence[int], rows_per_slice: int, *, in_order: bool) -> int:
         """Place the rows that no earlier slice has: into the last slice up to `rows_per_slice`, then into new ones.
@@ -214,7 +226,8 @@ class Spool:
         chars = 0
         cursor = self._db.execute(
             "SELECT given_id, global_key, external_id, row_data, mime_type, width, height, exif_orientation, "
-            "attachments, metadata, sha256 FROM placed JOIN listed USING (seq) LEFT JOIN known USING (seq) "
+            "attachments, metadata, sha256, frame_count, frames_per_second "
+            "FROM placed JOIN listed USING (seq) LEFT JOIN known USING (seq) "
             "WHERE slice = ? ORDER BY position",
             (number,),
         )
@@ -229,26 +242,18 @@ class Spool:
     def _table(self, rows: Sequence[tuple[object, ...]]) -> pa.Table:
         if not rows:
             return empty(DATA_ROWS)
-        ids, keys, external_ids, row_data, mime_types, widths, heights, orientations, attachments, metadata, sums = zip(
-            *rows, strict=True
-        )
-        return build(
-            DATA_ROWS,
-            {
-                "data_row_id": [given or data_row_id(self._dataset, key) for given, key in zip(ids, keys, strict=True)],
-                "global_key": keys,
-                "external_id": external_ids,
-                "media_type": [self._media_type] * len(rows),
-                "row_data": row_data,
-                "mime_type": mime_types,
-                "width": widths,
-                "height": heights,
-                "exif_orientation": orientations,
-                "attachments": [orjson.loads(value) for value in attachments],
-                "metadata": [list(orjson.loads(value).items()) for value in metadata],
-                "content_sha256": sums,
-            },
-        )
+        columns: dict[str, Sequence[Any]] = dict(zip(_CHUNK_COLUMNS, zip(*rows, strict=True), strict=True))
+        given = zip(columns["data_row_id"], columns["global_key"], strict=True)
+        columns["data_row_id"] = [found or data_row_id(self._dataset, key) for found, key in given]
+        columns["media_type"] = [self._media_type] * len(rows)
+        columns["attachments"] = [orjson.loads(value) for value in columns["attachments"]]
+        columns["metadata"] = [list(orjson.loads(value).items()) for value in columns["metadata"]]
+        return build(DATA_ROWS, columns)
+
+    def labels(self) -> Iterator[str]:
+        """The annotation lines of the rows that have some, row by row in the order of the slices."""
+        query = "SELECT labels FROM placed JOIN listed USING (seq) WHERE labels <> '' ORDER BY slice, position"
+        return (labels for (labels,) in self._db.execute(query))
 
     def row_count(self) -> int:
         """Rows listed."""
@@ -272,7 +277,33 @@ class Spool:
         return found
 
 
-EARLIER_FACTS = ("mime_type", "width", "height", "exif_orientation", "content_sha256")
+_CHUNK_COLUMNS = (
+    "data_row_id",
+    "global_key",
+    "external_id",
+    "row_data",
+    "mime_type",
+    "width",
+    "height",
+    "exif_orientation",
+    "attachments",
+    "metadata",
+    "content_sha256",
+    "frame_count",
+    "frames_per_second",
+)
+"""What `Spool.chunks` selects, in its order."""
+
+EARLIER_FACTS = (
+    "mime_type",
+    "width",
+    "height",
+    "exif_orientation",
+    "content_sha256",
+    "frame_count",
+    "frames_per_second",
+)
+"""The columns of the table that hold what is known of a row's content, in the order of `Known`."""
 EARLIER_COLUMNS = ("global_key", "media_type", "row_data", *EARLIER_FACTS)
 """What `Spool.keep` needs to see of an earlier slice."""
 
