@@ -26,6 +26,8 @@ class Answers:
 
     slices: int = 0
     rows: int = 0
+    calls: int = 0
+    """What the data rows take, as far as it is known without reading conversations."""
     outcomes: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
     unequal: list[str] = field(default_factory=list)
@@ -61,12 +63,13 @@ def audit_answers(run: Run, store: Store) -> Answers:
     for slice_key in store.slices(DATA_ROWS, run.dataset.name):
         rows = store.row_count(DATA_ROWS, run.dataset.name, slice_key)
         answered = store.read(RESPONSES, run.name, slice_key, ["global_key", "outcome"])
+        asked = calls_of_slice(run, store, slice_key)
         found.slices += 1
         found.rows += rows
+        found.calls += asked
         if answered is None:
             found.missing.append(slice_key)
             continue
-        asked = calls_of_slice(run, store, slice_key)
         # How many turns a conversation has, only reading it tells; that each has a call at least can be seen.
         calls_agree = answered.num_rows >= asked if run.generate else answered.num_rows == asked
         if not calls_agree or pc.count_distinct(answered["global_key"]).as_py() != rows:

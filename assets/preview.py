@@ -120,7 +120,8 @@ def _forecast(run: Run, store: Store, sample: list[Sampled], found: Preview, *, 
     )
     return forecast(
         found.seen,
-        rows=answers.rows,
+        rows=max(answers.calls, answers.outcomes.total()),
+        data_rows=answers.rows,
         rows_answered=here + (0 if is_new else answers.outcomes["ok"]),
         requests_per_second=run.model.requests_per_second,
         max_concurrency=run.model.max_concurrency or CONCURRENCY_WITHOUT_LIMIT,

@@ -24,14 +24,14 @@ BATCH_ROWS = 10_000
 _COMMON = "run, model, dataset, data_row_id, global_key, prediction_id, feature, score, frame, message_id, call_id"
 
 VIEWS = {
-    "failed_rows": "select run, global_key, outcome, error, http_status, attempts, message"
+    "failed_rows": "select run, global_key, outcome, error, http_status, attempts, message, frames, message_id"
     " from responses where outcome <> 'ok'",
     "predictions": " union all ".join(
         f"select '{spec.name}' as \"table\", {_COMMON} from {spec.name}"  # noqa: S608
         for spec in PREDICTION_TABLES
     ),
 }
-"""View -> its query: the rows without a good answer; the columns that all prediction tables share."""
+"""View -> its query: the calls without a good answer; the columns that all prediction tables share."""
 
 
 class Questions:

@@ -23,8 +23,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Of the whole run. Calls include retries; `failed_low` to `failed_high` data rows is a 95 % interval."""
+    """Of the whole run. `rows` are those of `responses`: more than the data rows where these take several calls.
 
+    Calls include retries; `failed_low` to `failed_high` rows is a 95 % interval.
+    """
+
+    data_rows: int
     rows: int
     rows_answered: int
     calls: int
@@ -44,14 +48,17 @@ def forecast(
     requests_per_second: float,
     max_concurrency: int,
     cost_per_call: Money | None,
+    data_rows: int | None = None,
 ) -> Forecast:
-    """`rows_answered` of the dataset's `rows` have a good answer already and cost nothing."""
+    """`rows_answered` of the `rows` of `responses` have a good answer already and cost nothing. There are as many
+    `data_rows`, unless said otherwise."""
     left = rows - rows_answered
     calls = math.ceil(left * (seen.attempts / seen.asked if seen.asked else 1.0))
     by_rate = calls / requests_per_second
     by_latency = calls * (seen.mean_latency_s or 0.0) / max_concurrency
     low, high = wilson(seen.failed + seen.refused, seen.asked)
     return Forecast(
+        data_rows=rows if data_rows is None else data_rows,
         rows=rows,
         rows_answered=rows_answered,
         calls=calls,

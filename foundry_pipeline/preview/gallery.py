@@ -61,11 +61,13 @@ def forecast_table(foreseen: Forecast) -> Html:
 
 def forecast_lines(foreseen: Forecast) -> list[tuple[str, str]]:
     """(what, how much), in words."""
+    several = f" in {foreseen.rows:,} calls" if foreseen.rows > foreseen.data_rows else ""
+    what = "calls" if several else "data rows"
     lines = [
-        ("data rows", f"{foreseen.rows:,}, of which {foreseen.rows_answered:,} have their answer"),
+        ("data rows", f"{foreseen.data_rows:,}{several}, of which {foreseen.rows_answered:,} have their answer"),
         ("calls", f"{foreseen.calls:,}"),
         ("time", f"{duration(foreseen.seconds)}, limited by the {foreseen.limited_by}"),
-        ("failures to expect", f"{foreseen.failed_low:,} to {foreseen.failed_high:,} data rows"),
+        ("failures to expect", f"{foreseen.failed_low:,} to {foreseen.failed_high:,} {what}"),
     ]
     return lines + ([] if foreseen.cost is None else [("cost", str(foreseen.cost))])
 
