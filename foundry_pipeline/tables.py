@@ -227,6 +227,8 @@ MATCHES = TableSpec(
             _column("overlap", FLOAT, "IoU of objects, shared part of spans, likeness of texts", null=True),
             _column("prediction_id", STRING, "null where missed", null=True),
             _column("truth_id", STRING, "as the ground truth's file says; null where extra", null=True),
+            _column("frame", INT, "of a video", null=True),
+            _column("message_id", STRING, "of a conversation", null=True),
         ]
     ),
 )

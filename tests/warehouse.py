@@ -77,14 +77,20 @@ def fill(
     *,
     data_rows: Sequence[Record],
     outcomes: Mapping[str, str] | None = None,
+    calls: Mapping[str, Sequence[Record]] | None = None,
     **tables: Sequence[Record],
 ) -> None:
     """Commit one slice: data rows, responses, and every prediction table (empty where none is given).
 
     `outcomes` maps global keys to an outcome; a row that it does not name is `ok`; None as an outcome: not asked.
+    `calls` maps global keys to what is to be said of each of several calls.
     """
     rows = [_data_row(run, record) for record in data_rows]
-    answers = [_response(row, (outcomes or {}).get(row["global_key"], "ok")) for row in rows]
+    answers = [
+        _response(row, (outcomes or {}).get(row["global_key"], "ok")) | ({"call_id": f"{place}"} if call else {}) | call
+        for row in rows
+        for place, call in enumerate((calls or {}).get(row["global_key"], ({},)))
+    ]
     predictions = {spec.name: _table(spec, run, tables.get(spec.name, ())) for spec in PREDICTION_TABLES}
     store.commit(run.dataset.name, slice_key, {DATA_ROWS.name: _built(DATA_ROWS, rows)})
     asked = {RESPONSES.name: _built(RESPONSES, [answer for answer in answers if answer["outcome"]])}

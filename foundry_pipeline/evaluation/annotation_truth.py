@@ -1,8 +1,8 @@
-"""Annotation NDJSON (Labelbox import lines, as our export writes them) -> ground truth.
+"""Annotation NDJSON (Labelbox import lines, as our export writes them) or a Labelbox export v2 -> ground truth.
 
-Boxes, masks drawn as PNG in the line, text entities, radio, checklist and free text of whole data rows. A line says
-of which data row it is by global key or id. A data row without a line has not been looked at: NDJSON cannot say
-"nothing here".
+Boxes, also those of a video's key frames; masks drawn as PNG in the line; text entities; radio, checklist and free text
+of data rows, frames and messages. A line says of which data row it is by global key or id. A data row without a line
+has not been looked at: import lines cannot say "nothing here", a label without annotations in an export does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from PIL import Image
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.errors import ConfigError, Problem, shown
-from foundry_pipeline.evaluation.truth import TrueAnswer, TrueEntity, TrueObject, Truth
+from foundry_pipeline.evaluation.truth import TrueAnswer, TrueEntity, TrueObject, TrueTrack, Truth
 from foundry_pipeline.rle import MAX_PIXELS, Rle, from_dense
+from foundry_pipeline.rows.labels import has_label, lines_of_export
 
 Line = Mapping[str, Any]
 MAX_PROBLEMS = 20
@@ -50,6 +51,7 @@ class _Reader:
         self._seen: set[str] = set()
         self._boxes: list[TrueObject] = []
         self._masks: list[TrueObject] = []
+        self._tracks: list[TrueTrack] = []
         self._entities: list[TrueEntity] = []
         self._choices: list[TrueAnswer] = []
         self._texts: list[TrueAnswer] = []
@@ -57,7 +59,8 @@ class _Reader:
 
     def truth(self) -> Truth:
         """All of it; features are numbered in the order of their names, data rows in that of their keys."""
-        features = sorted({found.feature for found in (*self._boxes, *self._masks)})
+        shapes: tuple[TrueObject | TrueTrack, ...] = (*self._boxes, *self._masks, *self._tracks)
+        features = sorted({shape.feature for shape in shapes})
         return Truth(
             rows=frozenset(self._seen),
             boxes=tuple(self._boxes),
@@ -68,20 +71,33 @@ class _Reader:
             category_ids={name: number for number, name in enumerate(features, 1)},
             image_ids={key: number for number, key in enumerate(sorted(self._seen), 1)},
             unused=dict(self._unused),
+            tracks=tuple(self._tracks),
         )
 
     def read(self, number: int, text: str) -> None:
         """One line; what is wrong with it becomes a problem."""
         try:
             line = json.loads(text)
-            self._take(line, str(line.get("uuid") or f"line {number}"))
+            for found in self._of_export(line) if "data_row" in line else (line,):
+                self._take(found, str(found.get("uuid") or f"line {number}"))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError, OSError) as err:
             said = f"no {err} here" if isinstance(err, KeyError) else str(err)
             self.problems.append(Problem(self._file, f"not an annotation line: {shown(said, 200)}", line=number))
 
+    def _of_export(self, line: Line) -> Iterable[Line]:
+        lines, lost = lines_of_export(line)
+        self._unused.update({f"label_of_an_export: {kind}": count for kind, count in lost.items()})
+        place = line["data_row"]
+        key = self._key_of({"globalKey": place["global_key"]} if place.get("global_key") else place)
+        if key is not None and has_label(line):
+            self._seen.add(key)
+        return lines
+
+    def _key_of(self, place: Line) -> str | None:
+        return self._keys.get(f"key {place['globalKey']}" if "globalKey" in place else f"id {place['id']}")
+
     def _take(self, line: Line, truth_id: str) -> None:
-        place = line["dataRow"]
-        key = self._keys.get(f"key {place['globalKey']}" if "globalKey" in place else f"id {place['id']}")
+        key = self._key_of(line["dataRow"])
         if key is None:
             self._unused["line_of_a_data_row_not_in_the_dataset"] += 1
             return
@@ -93,13 +109,27 @@ class _Reader:
         self._unused["kind_that_is_not_compared"] += 1
 
     def _takers(self) -> Mapping[str, Callable[[Line, str, str, str], None]]:
-        return {"bbox": self._box, "mask": self._mask, "location": self._entity, "answer": self._answer}
+        return {
+            "bbox": self._box,
+            "mask": self._mask,
+            "location": self._entity,
+            "answer": self._answer,
+            "segments": self._track,
+        }
 
     def _box(self, line: Line, truth_id: str, key: str, feature: str) -> None:
-        left, top, width, height = (float(line["bbox"][name]) for name in ("left", "top", "width", "height"))
-        if not np.isfinite([left, top, width, height]).all() or min(width, height) < 0:
-            raise ValueError("bbox: expected finite numbers, width and height not negative")
-        self._boxes.append(TrueObject(truth_id, key, feature, (left, top, width, height), width * height))
+        box = _box_ltwh(line["bbox"])
+        self._boxes.append(TrueObject(truth_id, key, feature, box, box[2] * box[3]))
+
+    def _track(self, line: Line, truth_id: str, key: str, feature: str) -> None:
+        segments = [segment["keyframes"] for segment in line["segments"]]
+        if not all("bbox" in frame for frames in segments for frame in frames):
+            self._unused["kind_that_is_not_compared"] += 1
+            return
+        boxes = (sorted((int(each["frame"]), _box_ltwh(each["bbox"])) for each in frames) for frames in segments)
+        self._tracks.append(
+            TrueTrack(truth_id, key, feature, tuple(tuple(of_segment) for of_segment in boxes if of_segment))
+        )
 
     def _mask(self, line: Line, truth_id: str, key: str, feature: str) -> None:
         if "png" not in line["mask"]:
@@ -115,12 +145,20 @@ class _Reader:
 
     def _answer(self, line: Line, truth_id: str, key: str, feature: str) -> None:
         answer = line["answer"]
+        ranges = tuple((int(each["start"]), int(each["end"])) for each in line.get("frames") or ())
         if isinstance(answer, str):
-            self._texts.append(TrueAnswer(truth_id, key, feature, (answer,)))
+            self._texts.append(TrueAnswer(truth_id, key, feature, (answer,), line.get("messageId"), ranges))
             return
         chosen = answer if isinstance(answer, list) else [answer]
         names = tuple(str(option.get("name") or option["value"]) for option in chosen)
-        self._choices.append(TrueAnswer(truth_id, key, feature, names))
+        self._choices.append(TrueAnswer(truth_id, key, feature, names, line.get("messageId"), ranges))
+
+
+def _box_ltwh(box: Line) -> tuple[float, float, float, float]:
+    left, top, width, height = (float(box[name]) for name in ("left", "top", "width", "height"))
+    if not np.isfinite([left, top, width, height]).all() or min(width, height) < 0:
+        raise ValueError("bbox: expected finite numbers, width and height not negative")
+    return left, top, width, height
 
 
 def _png_mask(encoded: str) -> Rle:

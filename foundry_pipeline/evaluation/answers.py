@@ -26,19 +26,21 @@ from foundry_pipeline.evaluation.truth import TrueAnswer
 COMPARED_CHARS = 20_000
 """Of a text, for its likeness: difflib's time grows with the square of the length."""
 
-Question = tuple[str, str]
-"""Global key and feature."""
+Question = tuple[str, str, int | str | None]
+"""Global key, feature, and the frame or message it is about; None for the whole data row."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundAnswer:
-    """One predicted answer about a whole data row, under your name of its question."""
+    """One predicted answer about a data row, a frame or a message, under your name of its question."""
 
     prediction_id: str
     global_key: str
     feature: str
     answer: str
     score: float | None = None
+    frame: int | None = None
+    message_id: str | None = None
 
 
 def evaluate_choices(truths: Sequence[TrueAnswer], found: Sequence[FoundAnswer], single: Collection[str]) -> Findings:
@@ -46,7 +48,7 @@ def evaluate_choices(truths: Sequence[TrueAnswer], found: Sequence[FoundAnswer],
     said = _by_question(found)
     verdicts: list[Verdict] = []
     for truth in truths:
-        answers = said.get((truth.global_key, truth.feature), [])
+        answers = said.get(_question(truth), [])
         judge = _one_answer if truth.feature in single else _any_answers
         verdicts.extend(judge(truth, answers))
     features = sorted({truth.feature for truth in truths})
@@ -62,7 +64,7 @@ def evaluate_choices(truths: Sequence[TrueAnswer], found: Sequence[FoundAnswer],
 def evaluate_texts(truths: Sequence[TrueAnswer], found: Sequence[FoundAnswer]) -> Findings:
     """Free text: exact match and mean likeness, a missing answer counting 0."""
     said = _by_question(found)
-    verdicts = tuple(_text_verdict(t, said.get((t.global_key, t.feature), [])) for t in truths)
+    verdicts = tuple(_text_verdict(t, said.get(_question(t), [])) for t in truths)
     measures = []
     for name in sorted({truth.feature for truth in truths}):
         of = [verdict for verdict in verdicts if verdict.true_feature == name]
@@ -74,10 +76,15 @@ def evaluate_texts(truths: Sequence[TrueAnswer], found: Sequence[FoundAnswer]) -
     return Findings(tuple(measures), verdicts, notes=tuple(_strangers("texts", truths, found)))
 
 
+def _question(truth: TrueAnswer) -> Question:
+    return truth.global_key, truth.feature, truth.part
+
+
 def _by_question(found: Iterable[FoundAnswer]) -> dict[Question, list[FoundAnswer]]:
     by_question: defaultdict[Question, list[FoundAnswer]] = defaultdict(list)
     for answer in found:
-        by_question[answer.global_key, answer.feature].append(answer)
+        part = answer.message_id if answer.frame is None else answer.frame
+        by_question[answer.global_key, answer.feature, part].append(answer)
     return by_question
 
 
@@ -124,6 +131,8 @@ def _missed(table: str, truth: TrueAnswer, wanted: str | None) -> Verdict:
         true_answer=wanted,
         overlap=0.0 if table == "texts" else None,
         truth_id=truth.truth_id,
+        frame=truth.frame,
+        message_id=truth.message_id,
     )
 
 
@@ -142,6 +151,8 @@ def _answered(
         overlap=overlap,
         prediction_id=said.prediction_id,
         truth_id=None if verdict == "extra" else truth.truth_id,
+        frame=truth.frame,
+        message_id=truth.message_id,
     )
 
 
@@ -165,9 +176,9 @@ def _choice_measures(
 
 
 def _wholly_right(asked: Sequence[TrueAnswer], verdicts: Iterable[Verdict]) -> int:
-    """Data rows on which nothing was wrong, missed or extra."""
-    faulty = {verdict.global_key for verdict in verdicts if verdict.verdict != "match"}
-    return sum(truth.global_key not in faulty for truth in asked)
+    """Data rows, or parts of them, on which nothing was wrong, missed or extra."""
+    faulty = {(v.global_key, v.frame, v.message_id) for v in verdicts if v.verdict != "match"}
+    return sum((truth.global_key, truth.frame, truth.message_id) not in faulty for truth in asked)
 
 
 def _counts_by_option(verdicts: Iterable[Verdict]) -> list[tuple[str, Counter[str]]]:

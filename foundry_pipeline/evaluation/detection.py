@@ -53,6 +53,12 @@ class FoundObject:
     score: float | None
     box_ltwh: tuple[float, float, float, float]
     rle: Rle | None = None
+    frame: int | None = None
+
+
+Picture = tuple[str, int | None]
+"""Global key, and the frame of a video."""
+_NO_FRAMES: Mapping[str, Collection[int]] = {}
 
 
 def evaluate_objects(
@@ -61,15 +67,17 @@ def evaluate_objects(
     rows: Sequence[str],
     found: Sequence[FoundObject],
     least_score: Callable[[str], float],
+    frames: Mapping[str, Collection[int]] = _NO_FRAMES,
 ) -> Findings:
-    """The table `boxes` or `masks` on the data rows `rows`, which both sides have looked at.
+    """The table `boxes` or `masks` on the data rows `rows`, which both sides have looked at; of videos on `frames`,
+    global key -> numbers.
 
     `found` keeps the order of the replies: among equal scores COCO lets the first win.
     """
-    compared = frozenset(rows)
-    truths = [t for t in (truth.masks if table == "masks" else truth.boxes) if t.global_key in compared]
-    known = [f for f in found if f.global_key in compared and f.feature in truth.category_ids]
-    judged = _coco_eval(table, truth, sorted(truth.image_ids[key] for key in compared), truths, known)
+    compared = _numbered_pictures(truth, rows, frames)
+    truths = [t for t in (truth.masks if table == "masks" else truth.boxes) if _picture_of(t) in compared]
+    known = [f for f in found if _picture_of(f) in compared and f.feature in truth.category_ids]
+    judged = _coco_eval(table, truth, compared, truths, known)
     features = {number: name for name, number in truth.category_ids.items()}
     best = {features[number]: _best_f1(judged, place) for place, number in enumerate(judged.params.catIds)}
     verdicts = tuple(
@@ -89,16 +97,33 @@ def evaluate_objects(
     )
 
 
+def _numbered_pictures(
+    truth: Truth, rows: Sequence[str], frames: Mapping[str, Collection[int]]
+) -> Mapping[Picture, int]:
+    """What is compared, numbered from 1 in the order of the file's own numbers, which fixes the order of sums."""
+    keys = sorted(rows, key=lambda key: truth.image_ids[key])
+    pictures = [(key, frame) for key in keys for frame in (sorted(frames.get(key, ())) or (None,))]
+    return {picture: number for number, picture in enumerate(pictures, 1)}
+
+
+def _picture_of(item: TrueObject | FoundObject) -> Picture:
+    return item.global_key, item.frame
+
+
 def _coco_eval(
-    table: str, truth: Truth, image_ids: list[int], truths: Sequence[TrueObject], found: Sequence[FoundObject]
+    table: str,
+    truth: Truth,
+    image_ids: Mapping[Picture, int],
+    truths: Sequence[TrueObject],
+    found: Sequence[FoundObject],
 ) -> Any:
     iou_type = "segm" if table == "masks" else "bbox"
     about = {
-        "images": [{"id": number, "height": 1, "width": 1} for number in image_ids],  # asked for, and not used
+        "images": [{"id": number, "height": 1, "width": 1} for number in image_ids.values()],  # asked for, and not used
         "categories": [{"id": number, "name": name} for name, number in truth.category_ids.items()],
     }
-    true_items = [_true_item(truth, place, item) for place, item in enumerate(truths, 1)]
-    found_items = [_found_item(truth, place, item) for place, item in enumerate(found, 1)]
+    true_items = [_true_item(truth, image_ids, place, item) for place, item in enumerate(truths, 1)]
+    found_items = [_found_item(truth, image_ids, place, item) for place, item in enumerate(found, 1)]
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress to whoever listens
         judged = COCOeval(_coco(about, true_items), _coco(about, found_items), iou_type)
         judged.evaluate()
@@ -115,11 +140,11 @@ def _coco(about: Mapping[str, object], items: list[dict[str, Any]]) -> COCO:
     return index
 
 
-def _true_item(truth: Truth, number: int, item: TrueObject) -> dict[str, Any]:
+def _true_item(truth: Truth, image_ids: Mapping[Picture, int], number: int, item: TrueObject) -> dict[str, Any]:
     """Numbered from 1: COCOeval takes the number 0 for "no match"."""
     return {
         "id": number,
-        "image_id": truth.image_ids[item.global_key],
+        "image_id": image_ids[_picture_of(item)],
         "category_id": truth.category_ids[item.feature],
         "bbox": list(item.box_ltwh),
         "area": item.area,
@@ -128,11 +153,11 @@ def _true_item(truth: Truth, number: int, item: TrueObject) -> dict[str, Any]:
     }
 
 
-def _found_item(truth: Truth, number: int, item: FoundObject) -> dict[str, Any]:
+def _found_item(truth: Truth, image_ids: Mapping[Picture, int], number: int, item: FoundObject) -> dict[str, Any]:
     _, _, width, height = item.box_ltwh
     return {
         "id": number,
-        "image_id": truth.image_ids[item.global_key],
+        "image_id": image_ids[_picture_of(item)],
         "category_id": truth.category_ids[item.feature],
         "bbox": list(item.box_ltwh),
         "area": item.rle.area if item.rle else width * height,
@@ -219,13 +244,13 @@ def _best_f1(judged: Any, category_place: int) -> _Best | None:
 
 
 def _verdicts(table: str, truths: Sequence[TrueObject], found: Sequence[FoundObject]) -> Iterator[Verdict]:
-    by_row: defaultdict[str, tuple[list[TrueObject], list[FoundObject]]] = defaultdict(lambda: ([], []))
+    by_picture: defaultdict[Picture, tuple[list[TrueObject], list[FoundObject]]] = defaultdict(lambda: ([], []))
     for true in truths:
-        by_row[true.global_key][0].append(true)
+        by_picture[_picture_of(true)][0].append(true)
     for said in found:
-        by_row[said.global_key][1].append(said)
-    for key in sorted(by_row):
-        there, here = by_row[key]
+        by_picture[_picture_of(said)][1].append(said)
+    for picture in sorted(by_picture):
+        there, here = by_picture[picture]
         yield from _row_verdicts(table, there, sorted(here, key=_score, reverse=True))
 
 
@@ -244,7 +269,14 @@ def _row_verdicts(table: str, truths: list[TrueObject], found: list[FoundObject]
             yield _object_verdict(table, said, true, float(ious[place, met[place]]) if true else None)
     for place, true in enumerate(truths):
         if place not in met.values() and not true.crowd:
-            yield Verdict(table, true.global_key, "missed", true_feature=true.feature, truth_id=true.truth_id)
+            yield Verdict(
+                table,
+                true.global_key,
+                "missed",
+                true_feature=true.feature,
+                truth_id=true.truth_id,
+                frame=true.frame,
+            )
 
 
 def _object_verdict(table: str, said: FoundObject, true: TrueObject | None, iou: float | None) -> Verdict:
@@ -259,6 +291,7 @@ def _object_verdict(table: str, said: FoundObject, true: TrueObject | None, iou:
         overlap=iou,
         prediction_id=said.prediction_id,
         truth_id=true.truth_id if true else None,
+        frame=said.frame,
     )
 
 
@@ -311,9 +344,9 @@ def _at_threshold(table: str, verdicts: Sequence[Verdict]) -> Iterator[Measure]:
 
 
 def _notes(
-    table: str, truth: Truth, found: Sequence[FoundObject], known: Sequence[FoundObject], compared: frozenset[str]
+    table: str, truth: Truth, found: Sequence[FoundObject], known: Sequence[FoundObject], compared: Collection[Picture]
 ) -> Iterator[str]:
-    strange = Counter(f.feature for f in found if f.feature not in truth.category_ids and f.global_key in compared)
+    strange = Counter(f.feature for f in found if f.feature not in truth.category_ids and _picture_of(f) in compared)
     for feature, count in sorted(strange.items()):
         yield f"{table}: {count} of feature {feature!r}, which the ground truth does not have, were left out"
     without = sum(item.score is None for item in known)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from foundry_pipeline.data_rows import DataRow
+from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.decode import tables_needed
 from foundry_pipeline.errors import ConfigError, Problem
 from foundry_pipeline.evaluation.annotation_truth import annotation_truth
@@ -23,9 +23,10 @@ from foundry_pipeline.evaluation.detection import FoundObject, evaluate_objects
 from foundry_pipeline.evaluation.measures import Findings, Measure, Verdict
 from foundry_pipeline.evaluation.spans import FoundEntity, evaluate_entities
 from foundry_pipeline.evaluation.truth import TrueAnswer, TrueEntity, TrueObject, Truth
+from foundry_pipeline.exports.annotated import rle_of
+from foundry_pipeline.exports.rows import upright
 from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.ontology import FeatureKind
-from foundry_pipeline.rle import Rle
 from foundry_pipeline.store import Store, Written
 from foundry_pipeline.tables import (
     BOXES,
@@ -44,6 +45,7 @@ from foundry_pipeline.tables import (
 WHOLE_RUN = "all"
 """The one slice of the tables that are about a whole run."""
 _ENTITY_COLUMNS = ("prediction_id", "global_key", "start", "end", "message_id", "score")
+_ANSWER_COLUMNS = ("prediction_id", "global_key", "answer", "score", "frame", "message_id")
 
 TrueThing = TrueObject | TrueEntity | TrueAnswer
 Thing = TypeVar("Thing", TrueObject, TrueEntity, TrueAnswer)
@@ -68,17 +70,17 @@ def evaluate_run(run: Run, store: Store, ground_truth: Callable[[Sequence[DataRo
     where the file is wrong, or is about none of the dataset's data rows.
     """
     truth = ground_truth(list(_data_rows(store, run.dataset)))
-    answered = frozenset(_answered(store, run))
+    answered = _answered(store, run)
     if not truth.rows:
         raise ConfigError([_about_other_rows(run, truth)])
-    rows = sorted(truth.rows & answered)
-    findings = _findings(run, store, truth, rows) if rows else Findings(notes=("no data row has both",))
+    rows = sorted(truth.rows & answered.keys())
+    findings = _findings(run, store, truth, rows, answered) if rows else Findings(notes=("no data row has both",))
     written = store.commit(run.name, WHOLE_RUN, _tables(run, findings))
-    return Evaluation(run.name, len(rows), len(truth.rows - answered), findings, truth, written)
+    return Evaluation(run.name, len(rows), len(truth.rows - answered.keys()), findings, truth, written)
 
 
 def read_truth(content: bytes, file: str, rows: Sequence[DataRow]) -> Truth:
-    """The ground truth in a file's content: COCO instances, or annotation NDJSON. Raises ConfigError."""
+    """The ground truth in a file's content: COCO instances, annotation NDJSON, or an export v2. Raises ConfigError."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as err:
@@ -89,17 +91,21 @@ def read_truth(content: bytes, file: str, rows: Sequence[DataRow]) -> Truth:
         document = None  # several lines, each a document of its own
     if isinstance(document, dict) and "annotations" in document and "images" in document:
         return coco_truth(document, file, [row.global_key for row in rows])
-    return annotation_truth(text.splitlines(), file, rows)
+    return annotation_truth(text.split("\n"), file, rows)
 
 
-def _findings(run: Run, store: Store, truth: Truth, rows: Sequence[str]) -> Findings:
+def _findings(
+    run: Run, store: Store, truth: Truth, rows: Sequence[str], frames: Mapping[str, Sequence[int]]
+) -> Findings:
+    """`frames` are those of each data row, a video, that the model has answered."""
+    truth = truth.in_frames(frames)
     predictions = _Predictions(run, store, frozenset(rows))
     found = Findings(notes=tuple(predictions.notes(truth)))
     truth = predictions.comparable(truth)
-    if truth.boxes and predictions.has(BOXES):
-        found += evaluate_objects("boxes", truth, rows, list(predictions.objects(BOXES)), run.min_score.of)
-    if truth.masks and predictions.has(MASKS):
-        found += evaluate_objects("masks", truth, rows, list(predictions.objects(MASKS)), run.min_score.of)
+    for spec, truths in ((BOXES, truth.boxes), (MASKS, truth.masks)):
+        if truths and predictions.has(spec):
+            objects = list(predictions.objects(spec))
+            found += evaluate_objects(spec.name, truth, rows, objects, run.min_score.of, frames)
     if truth.entities and predictions.has(ENTITIES):
         found += evaluate_entities(truth.entities, list(predictions.entities()))
     if truth.choices and predictions.has(CLASSIFICATIONS):
@@ -148,16 +154,16 @@ class _Predictions:
 
     def objects(self, spec: TableSpec) -> Iterator[FoundObject]:
         """Boxes or masks, in the order of the replies."""
-        shape = ["left", "top", "width", "height", *(["size_h", "size_w", "counts", "area"] if spec is MASKS else [])]
-        for record, feature in self._records(spec, ["frame", *shape]):
+        own = ["size_h", "size_w", "counts", "area"] if spec is MASKS else ["image_width", "image_height"]
+        shape = ["left", "top", "width", "height", *own]
+        rows = self._turned_rows()
+        for values, feature in self._records(spec, ["frame", *shape]):
+            row = rows.get(values["global_key"])
+            record = values if row is None else upright(self._run, row, spec.name, values)
             box = (record["left"], record["top"], record["width"], record["height"])
-            rle = (
-                Rle((record["size_h"], record["size_w"]), record["counts"], record["area"], box)
-                if spec is MASKS
-                else None
-            )
-            if record["frame"] is None:
-                yield FoundObject(record["prediction_id"], record["global_key"], feature, record["score"], box, rle)
+            rle = rle_of(record) if spec is MASKS else None
+            key, frame = record["global_key"], record["frame"]
+            yield FoundObject(record["prediction_id"], key, feature, record["score"], box, rle, frame)
 
     def entities(self) -> Iterator[FoundEntity]:
         """Those that the run's `min_score` lets pass."""
@@ -166,11 +172,12 @@ class _Predictions:
                 yield FoundEntity(feature=feature, **{name: record[name] for name in _ENTITY_COLUMNS})
 
     def answers(self, spec: TableSpec) -> Iterator[FoundAnswer]:
-        """Answers about whole data rows; those about an object, answer or message are no data row's."""
-        for record, feature in self._records(spec, ["answer", "parent_id", "message_id", "frame"]):
-            if record["parent_id"] is None and record["message_id"] is None and record["frame"] is None:
-                key = record["global_key"]
-                yield FoundAnswer(record["prediction_id"], key, feature, record["answer"], record["score"])
+        """Answers about data rows, frames and messages; those about an object or answer are none of these."""
+        columns = ["answer", "parent_id", "message_id", "frame"]
+        for record, feature in self._records(spec, columns):
+            if record["parent_id"] is None:
+                said = {name: record[name] for name in _ANSWER_COLUMNS}
+                yield FoundAnswer(feature=feature, **said)
 
     def single_choices(self, truth: Truth) -> frozenset[str]:
         """Questions with one answer: as the ontology says, else as no data row in the truth has two."""
@@ -180,6 +187,13 @@ class _Predictions:
             return frozenset(name for radio in radios if (name := self._run.feature_of(radio)) is not None)
         several = {choice.feature for choice in truth.choices if len(choice.answers) != 1}
         return frozenset(choice.feature for choice in truth.choices) - several
+
+    def _turned_rows(self) -> dict[str, DataRow]:
+        """The pictures that the model saw in another frame than people do."""
+        if self._run.model.exif != "keep":
+            return {}
+        tables = self._store.read_all(DATA_ROWS, self._run.dataset.name)
+        return {row.global_key: row for _, table in tables for row in rows_of(table) if row.exif_orientation}
 
     def _records(self, spec: TableSpec, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
         wanted = ["global_key", "prediction_id", "feature", "score", *columns]
@@ -203,11 +217,16 @@ def _data_rows(store: Store, dataset: Dataset) -> Iterator[DataRow]:
             yield DataRow(row_data="", **record)
 
 
-def _answered(store: Store, run: Run) -> Iterator[str]:
-    for _, table in store.read_all(RESPONSES, run.name, ["global_key", "outcome"]):
-        for key, outcome in zip(*(column.to_pylist() for column in table.columns), strict=True):
+def _answered(store: Store, run: Run) -> dict[str, list[int]]:
+    """Global key of every data row that has a good answer -> the frames of a video that have one, rising."""
+    columns = ["global_key", "outcome", *(["frames"] if run.dataset.media_type == "video" else [])]
+    answered: dict[str, list[int]] = {}
+    for _, table in store.read_all(RESPONSES, run.name, columns):
+        for key, outcome, *frames in zip(*(table[name].to_pylist() for name in columns), strict=True):
             if outcome == "ok":
-                yield key
+                of_row = answered.setdefault(key, [])
+                of_row += (number for of_call in frames for number in of_call or ())
+    return {key: sorted(frames) for key, frames in answered.items()}
 
 
 def _about_other_rows(run: Run, truth: Truth) -> Problem:

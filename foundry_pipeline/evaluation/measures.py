@@ -38,6 +38,8 @@ class Verdict:
     overlap: float | None = None
     prediction_id: str | None = None
     truth_id: str | None = None
+    frame: int | None = None
+    message_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,14 @@ def _text_verdicts(truths: Sequence[TrueEntity], found: Sequence[FoundEntity]) -
         yield _verdict(said, truths[met[i]] if i in met else None)
     for k, true in enumerate(truths):
         if k not in met.values():
-            yield Verdict("entities", true.global_key, "missed", true_feature=true.feature, truth_id=true.truth_id)
+            yield Verdict(
+                "entities",
+                true.global_key,
+                "missed",
+                true_feature=true.feature,
+                truth_id=true.truth_id,
+                message_id=true.message_id,
+            )
 
 
 def _verdict(said: FoundEntity, true: TrueEntity | None) -> Verdict:
@@ -96,6 +103,7 @@ def _verdict(said: FoundEntity, true: TrueEntity | None) -> Verdict:
         overlap=_shared(said, true) if true else None,
         prediction_id=said.prediction_id,
         truth_id=true.truth_id if true else None,
+        message_id=said.message_id,
     )
 
 

@@ -51,7 +51,7 @@ def annotated_rows(run: Run, store: Store, slice_key: str, tally: Tally) -> Iter
             of_calls = outcomes.get(row.global_key, [NOT_ASKED])
             outcome = "ok" if "ok" in of_calls else of_calls[0]
             unanswered = len(of_calls) - of_calls.count("ok") if len(of_calls) > 1 else 0
-            records = [(name, _upright(run, row, name, each)) for name, of_rows in by_table for each in of_rows[place]]
+            records = [(name, upright(run, row, name, each)) for name, of_rows in by_table for each in of_rows[place]]
             yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally), unanswered), tally)
 
 
@@ -128,7 +128,7 @@ def _count_strays(run: Run, table: _Ordered, tally: Tally) -> None:
         tally.leave_out(stray, Loss.DATA_ROW_MISSING)
 
 
-def _upright(run: Run, row: DataRow, table: str, record: Record) -> Record:
+def upright(run: Run, row: DataRow, table: str, record: Record) -> Record:
     """What is let out is in the frame of the picture as displayed, whatever frame the model saw."""
     if run.model.exif != "keep" or row.exif_orientation is None or row.width is None or row.height is None:
         return record

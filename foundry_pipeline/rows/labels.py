@@ -49,6 +49,11 @@ def lines_of_export(raw: Mapping[str, Any]) -> tuple[list[Line], Counter[str]]:
     return list(_lines(_data_row(raw), newest["annotations"], lost)), lost
 
 
+def has_label(raw: Mapping[str, Any]) -> bool:
+    """Whether a person has looked at the data row of a line of an export, and marked something or nothing."""
+    return next(_labels(raw), None) is not None
+
+
 def _labels(raw: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The labels that were not skipped, of all projects."""
     for project in _values(raw.get("projects")):
