@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import ssl
 import threading
 import time
@@ -35,11 +36,12 @@ from foundry_pipeline.calls.slice_calls import SliceCalls
 from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, plan_slice
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.calls.tally import MOST_NAMED, Tally
-from foundry_pipeline.config.secrets import auth_headers, scrubber
+from foundry_pipeline.config.secrets import auth_headers, scrubber, secret_names
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
 from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, SliceBusy, StorageError
 from foundry_pipeline.home import Run, Settings
+from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rows.content import ContentReader
 from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
@@ -73,10 +75,11 @@ class Invoker:
         ledger: str,
         environ: Mapping[str, str],
         transport: TransportFactory | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         """`ledger` is a folder; `environ` is where the secret is looked up at the moment of sending; `transport` makes
-        one for each worker, in place of our own connections (`connection.py`). Raises ConfigError for what this version
-        cannot do, and for a secret that is not there."""
+        one for each worker, in place of our own connections (`connection.py`); `jitter` gives 0 to 1, for back-offs.
+        Raises ConfigError for what this version cannot do, and for a secret that is not there."""
         _check_supported(run, ledger)
         self._run = run
         self._store = store
@@ -87,6 +90,7 @@ class Invoker:
         self._scrub = scrubber(run.model, environ)
         auth_headers(run.model, environ, settings)
         self._transport = transport
+        self._jitter = jitter
         self._requests = FoundryRequests(run)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
@@ -178,7 +182,7 @@ class Invoker:
         self._reader = ContentReader(self._home_root, self._settings, encoding=self._run.dataset.encoding)
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
-        self._breaker = Breaker(self._state)
+        self._breaker = Breaker(self._state, self._jitter)
         is_secure = self._run.model.inference_endpoint.lower().startswith("https:")
         tls = await asyncio.to_thread(ssl.create_default_context) if is_secure else None
         self._caller = Caller(
@@ -197,6 +201,7 @@ class Invoker:
             credentials=lambda: auth_headers(self._run.model, self._environ, self._settings),
             scrub=self._scrub,
             budget=self._budget,
+            jitter=self._jitter,
         )
 
     async def _shut(self) -> None:
@@ -416,7 +421,7 @@ class Invoker:
             self._done["failed"],
             calls,
             rate_per_s,
-            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller.waiting_for),
+            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller),
             allowed_per_s=view.per_s,
             errors=dict(self._errors.most_common()),
             left_s=left / rows_per_s if going else None,
@@ -475,7 +480,20 @@ def _rules(run: Run, settings: Settings) -> CallRules:
         endpoint_patience_s=settings.endpoint_patience_s,
         preflight_patience_s=settings.preflight_patience_s,
         refused_patience_s=min(REFUSED_PATIENCE_S, settings.preflight_patience_s),
+        advice=_advice(model),
     )
+
+
+def _advice(model: Manifest) -> dict[str, str]:
+    """Code of a stop -> what a person can do about it."""
+    secret = f"{model.file} names no secret"
+    if model.secret is not None:
+        secret = f"the secret came from {', '.join(secret_names(model)) or model.file}"
+    return {
+        "auth": secret,
+        "connection": f"check inference_endpoint in {model.file}",
+        "tls": "where the certificate is of an authority of your own, name its bundle in SSL_CERT_FILE",
+    }
 
 
 def _unsent(work: SliceWork) -> list[str]:
@@ -484,11 +502,11 @@ def _unsent(work: SliceWork) -> list[str]:
     return [row.global_key for page in islice(pages, 1) for _, row in page][:MOST_NAMED]
 
 
-def _note(held_s: float, open_for_s: float | None, waiting_for: str) -> str:
+def _note(held_s: float, open_for_s: float | None, caller: Caller) -> str:
     """What keeps requests from going, for people; empty where nothing does."""
     if held_s > 1:
         return f"held by the endpoint until {clock_time(time.time() + held_s)}"
     if open_for_s is not None:
         since = clock_time(time.time() - open_for_s)
-        return f"paused since {since}: {waiting_for or 'it was down when last asked'}"
-    return f"retrying: {waiting_for}" if waiting_for else ""
+        return f"paused since {since}: {caller.trouble or 'it was down when last asked'}"
+    return f"retrying {caller.waiting_for}" if caller.waiting_for else ""

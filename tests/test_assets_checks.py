@@ -103,7 +103,9 @@ def test_failed_rows_warn_below_the_runs_limit_and_are_an_error_above(
     ],
     ids=["to the edge", "rounded", "too wide", "above", "size unknown"],
 )
-def test_boxes_outside_their_picture_are_counted(run: Run, store: Store, values: dict[str, Any], outside: int) -> None:
+def test_F066_boxes_outside_their_picture_are_counted(
+    run: Run, store: Store, values: dict[str, Any], outside: int
+) -> None:
     fill(store, run, "00000", data_rows=ROWS, boxes=[box(0), box(1, **values)])
     found = check(run, store)["boxes_inside_picture"]
     assert found.metadata["outside"].value == outside

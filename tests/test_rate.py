@@ -102,7 +102,7 @@ def test_burst_lets_that_many_go_at_once_and_no_more() -> None:
     assert [round(t - times[0]) for t in times] == [0, 0, 0, 1, 2, 3]
 
 
-def test_a_hold_holds_every_process_that_shares_the_state(tmp_path: Path) -> None:
+def test_F032_a_hold_holds_every_process_that_shares_the_state(tmp_path: Path) -> None:
     clock = Time()
     one, two = (Rate(StateFile(tmp_path / "rate", clock, "boot"), 100, sleep=clock.sleep) for _ in range(2))
     one.hold(7)
@@ -132,7 +132,7 @@ def test_a_hold_is_never_longer_than_an_hour() -> None:
     assert rate.view().held_s == 3600
 
 
-def test_slowing_down_halves_the_pace_and_time_brings_it_back() -> None:
+def test_F033_slowing_down_halves_the_pace_and_time_brings_it_back() -> None:
     clock = Time()
     rate = Rate(LocalState(clock), 10, sleep=clock.sleep)
     rate.slow_down()
