@@ -6,6 +6,8 @@ Owns the event loop around `calls.py` and the order of slices; what one slice ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import queue
 import random
 import ssl
@@ -21,6 +23,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.budget import Budget, Spent, SpentFile
@@ -30,6 +33,7 @@ from foundry_pipeline.calls.clock import clock_time
 from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
 from foundry_pipeline.calls.ledger import Answer, Lease, requests_in
 from foundry_pipeline.calls.plan import NONE
+from foundry_pipeline.calls.proxy import proxy_for, through
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.reports import Progress, SliceReport, Speedometer, not_begun, tallied
 from foundry_pipeline.calls.slice_calls import SliceCalls
@@ -96,22 +100,27 @@ class Invoker:
         self._done = Counter[str]()
         self._errors = Counter[str]()
         self._slices: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, str] = {}
+        """Slice key -> who works on it, while this process waits for its lease."""
         self._driving: ThreadFuture[None] | None = None
 
     def __enter__(self) -> Invoker:
         """Raises StorageError where the ledger or the warehouse cannot be written: no call is paid for nothing."""
         self._store.recover()
         self._store.check_writable()
-        rates = self._ledger / "rates"
-        try:
-            self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
-        except OSError as err:
-            raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
-        try:
+        with contextlib.ExitStack() as opened:
+            self._ballast = Ballast(self._ledger / "ballast", self._settings.ballast_bytes)
+            opened.callback(self._ballast.release)
+            rates = self._ledger / "rates"
+            try:
+                self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
+            except OSError as err:
+                raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
+            opened.callback(self._state.close)
             self._budget = _budget(self._run, self._store, self._ledger)
-        except StorageError:
-            self._state.close()
-            raise
+            if self._budget is not None:
+                opened.callback(self._budget.close)
+            self._opened = opened.pop_all()
         self._loop = _new_event_loop(self._settings.event_loop)
         name = f"calls of {self._run.name}"
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
@@ -124,9 +133,7 @@ class Invoker:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._state.close()
-        if self._budget is not None:
-            self._budget.close()
+        self._opened.close()
 
     def invoke(
         self,
@@ -184,7 +191,14 @@ class Invoker:
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
         self._breaker = Breaker(self._state, self._jitter)
         is_secure = self._run.model.inference_endpoint.lower().startswith("https:")
-        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure else None
+        proxy = None
+        if self._settings.endpoint_proxy == "environment":
+            proxy = proxy_for(self._run.model.inference_endpoint, self._environ)
+        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure or proxy else None
+        transport = self._transport
+        if transport is None and proxy is not None and tls is not None:
+            transport = functools.partial(through, proxy, tls)
+            await transport().aclose()  # a proxy that cannot be one is told before anything is called
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
@@ -196,7 +210,7 @@ class Invoker:
                 timeout_s=self._run.model.timeout_s,
                 max_reply_bytes=self._settings.max_reply_bytes,
                 tls=tls,
-                transport=self._transport() if self._transport else None,
+                transport=transport() if transport else None,
             ),
             credentials=lambda: auth_headers(self._run.model, self._environ, self._settings),
             scrub=self._scrub,
@@ -257,11 +271,14 @@ class Invoker:
         while True:
             try:
                 return Lease(path, self._run.name)
-            except SliceBusy:
+            except SliceBusy as busy:
                 if time.monotonic() > deadline or self._caller.stopped:
                     raise
                 begun.set()
+                self._busy[slice_key] = str(busy)
                 await asyncio.sleep(0.25)
+            finally:
+                self._busy.pop(slice_key, None)
 
     async def _call_and_commit(
         self, slice_key: str, options: CallOptions, begun: asyncio.Event, began: float
@@ -298,7 +315,7 @@ class Invoker:
     async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
         path = self._ledger_path(slice_key)
         return await asyncio.to_thread(
-            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only
+            plan_slice, self._run, slice_key, self._store, path, self._requests, options, only, self._ballast
         )
 
     async def _remember_answer(self, work: SliceWork) -> None:
@@ -340,10 +357,11 @@ class Invoker:
         """Commit the slice, or say why not: then the ledger is closed, with every answer in it."""
         if calls.failure is not None and not isinstance(calls.failure, EndpointStopped | StorageError):
             raise calls.failure
+        stopped_by = calls.failure or work.ledger.failed
         stop = calls.failure if isinstance(calls.failure, EndpointStopped) else None
-        tally = calls.tally(stop.code if stop else "storage", _unsent(work) if calls.failure is not None else ())
+        tally = calls.tally(stop.code if stop else "storage", _unsent(work) if stopped_by is not None else ())
         report = self._report(work, calls, began)
-        failure = str(calls.failure) if calls.failure is not None else self._too_many_failed(tally)
+        failure = str(stopped_by) if stopped_by is not None else self._too_many_failed(tally)
         if failure is not None:
             work.close()
             report = replace(report, failure=f"{failure} ({calls.kept()})", stop=str(stop) if stop else None)
@@ -359,7 +377,7 @@ class Invoker:
     def _report(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
         cost = None if self._budget is None else self._budget.cost()
         report = calls.report(work.slice_key, time.monotonic() - began)
-        return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost)
+        return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost, damaged=work.ledger.damaged)
 
     def _too_many_failed(self, tally: Tally) -> str | None:
         rows, failed, allowed = tally.outcomes.total(), tally.outcomes["failed"], self._run.max_failed_share
@@ -421,7 +439,7 @@ class Invoker:
             self._done["failed"],
             calls,
             rate_per_s,
-            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller),
+            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller, self._busy),
             allowed_per_s=view.per_s,
             errors=dict(self._errors.most_common()),
             left_s=left / rows_per_s if going else None,
@@ -502,11 +520,13 @@ def _unsent(work: SliceWork) -> list[str]:
     return [row.global_key for page in islice(pages, 1) for _, row in page][:MOST_NAMED]
 
 
-def _note(held_s: float, open_for_s: float | None, caller: Caller) -> str:
+def _note(held_s: float, open_for_s: float | None, caller: Caller, busy: Mapping[str, str]) -> str:
     """What keeps requests from going, for people; empty where nothing does."""
     if held_s > 1:
         return f"held by the endpoint until {clock_time(time.time() + held_s)}"
     if open_for_s is not None:
         since = clock_time(time.time() - open_for_s)
         return f"paused since {since}: {caller.trouble or 'it was down when last asked'}"
-    return f"retrying {caller.waiting_for}" if caller.waiting_for else ""
+    if caller.waiting_for:
+        return f"retrying {caller.waiting_for}"
+    return next((f"waiting: {who}" for who in list(busy.values())), "")

@@ -41,7 +41,9 @@ class Bench:
     rows_per_slice: int = 1000
     settings: Settings = field(default_factory=Settings)
     environ: Mapping[str, str] = field(default_factory=dict)
-    ledger: Path | None = None
+    ledger: str | Path | None = None
+    loads: bool = True
+    """False where another process has loaded the rows."""
     transport: TransportFactory | None = None
     """What carries requests; our own connections where none is given."""
     jitter: float = 0.0
@@ -52,7 +54,8 @@ class Bench:
         self.dataset = Dataset("ds", "ds.yaml", self.root, "text", "rows.ndjson", self.rows_per_slice)
         model = Manifest("m", "m", "m.yaml", self.url, 500.0, ontology=ONTOLOGY, max_attempts=3)
         self.run = Run("r", "r.yaml", model, self.dataset)
-        self.load([f"text {i}" for i in range(self.rows)])
+        if self.loads:
+            self.load([f"text {i}" for i in range(self.rows)])
 
     def load(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)

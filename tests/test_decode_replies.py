@@ -136,7 +136,7 @@ def test_a_long_text_is_not_many_values() -> None:
     assert long_text["rejects"] == []
 
 
-def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
+def test_F128_more_objects_than_a_row_may_have_are_rejected_together() -> None:
     reply = {"car": {"boxes": [[1, 2, 3, 4]] * 7}, "lake": {"polygons": [[[0, 0], [1, 0], [0, 1]]]}, "signs": ["joy"]}
     for shortcut in (True, False):
         tables = decode(reply, limits=Limits(5), shortcut=shortcut)

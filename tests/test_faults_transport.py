@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from foundry_pipeline.calls.client import Broken, Fault, ModelClient, Response
+from foundry_pipeline.calls.proxy import proxy_for
 from foundry_pipeline.config.settings import Settings
+from foundry_pipeline.errors import ConfigError
 from tests.fake_model import FakeModel, Reply, Request
 from tests.invoking import Bench
 from tests.misbehaving import CAT, MOST_ATTEMPTS, Misbehaved, misbehave
@@ -460,7 +462,52 @@ def test_F022_a_proxy_that_wants_credentials_stops_the_run(model: FakeModel, tmp
     model.answer = lambda _: Reply(status=407)
     report = Bench(tmp_path, model.url).one()
     assert str(report.failure).startswith("http_407: a proxy asks for credentials (407)")
-    assert "HTTP_PROXY and HTTPS_PROXY are not read" in str(report.failure)
+    assert "endpoint_proxy: environment" in str(report.failure)
+
+
+def test_F022_a_proxy_is_used_where_foundry_yaml_asks_for_it(model: FakeModel, tmp_path: Path) -> None:
+    """A proxy gets the whole URL of a plain request; the model's host need not resolve here."""
+    settings = Settings(endpoint_proxy="environment")
+    bench = Bench(tmp_path, "http://model.invalid/predict", settings=settings, environ={"HTTP_PROXY": model.url})
+    assert bench.one().ok == 6
+    assert {request.path for request in model.requests} == {"http://model.invalid/predict"}
+
+
+def test_F022_a_proxy_that_refuses_the_tunnel_is_the_endpoints_fault(model: FakeModel, tmp_path: Path) -> None:
+    model.answer = lambda _: Reply(status=407)
+    patience = Settings(endpoint_proxy="environment", preflight_patience_s=0.5)
+    secret = model.url.replace("http://", "http://me:pa55word@")
+    bench = Bench(tmp_path, "https://model.invalid/", settings=patience, environ={"https_proxy": secret})
+    report = bench.one()
+    assert str(report.failure).startswith("endpoint_down: ")
+    assert "the proxy does not connect to model.invalid:443" in str(report.failure)
+    assert "pa55word" not in str(report)
+
+
+@pytest.mark.parametrize(
+    ("environ", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ({"https_proxy": "http://q:1", "HTTPS_PROXY": "http://p:1"}, "http://q:1"),
+        ({"HTTP_PROXY": "http://p:1"}, None),
+        ({"ALL_PROXY": "http://p:1"}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "localhost,.example.com"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "no_proxy": "example.org"}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, None),
+    ],
+)
+def test_F022_the_environment_names_the_proxy_of_a_host(environ: dict[str, str], proxy: str | None) -> None:
+    assert proxy_for("https://models.example.com/predict", environ) == proxy
+
+
+def test_F022_a_proxy_that_cannot_be_one_is_told_without_showing_it(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path, "http://m/", settings=Settings(endpoint_proxy="environment"), environ={"http_proxy": "ftp://s3cr3t"}
+    )
+    with pytest.raises(ConfigError, match="expected http://host:port") as told:
+        bench.one()
+    assert "s3cr3t" not in str(told.value)
 
 
 def test_F023_of_several_addresses_the_next_one_is_tried(model: FakeModel) -> None:

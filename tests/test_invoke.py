@@ -256,7 +256,9 @@ def test_stopping_does_not_wait_for_a_hold(model: FakeModel, tmp_path: Path) -> 
     assert len(model.requests) < 12
 
 
-def test_leaving_with_a_call_that_does_not_end_frees_the_lease(model: FakeModel, tmp_path: Path) -> None:
+def test_F099_leaving_with_a_call_that_does_not_end_takes_ten_seconds_and_frees_the_lease(
+    model: FakeModel, tmp_path: Path
+) -> None:
     model.answer = lambda _: replace(CAT, delay_s=60)
     bench = Bench(tmp_path, model.url, rows=2)
     with bench.invoker() as invoker:
@@ -427,7 +429,7 @@ def test_the_rate_holds_over_two_runs_at_once(model: FakeModel, tmp_path: Path) 
     assert most <= 40, "each run alone may send 30 a second; a busy machine bunches arrivals, two rates would be 60"
 
 
-def test_two_runs_of_one_slice_at_once_pay_once(model: FakeModel, tmp_path: Path) -> None:
+def test_F116_two_runs_of_one_slice_at_once_pay_once(model: FakeModel, tmp_path: Path) -> None:
     model.answer = lambda _: replace(CAT, delay_s=0.05)
     bench = Bench(tmp_path, model.url, rows=30)
     reports = []
@@ -467,7 +469,7 @@ print(bench.one().failure)
 """
 
 
-def test_kill_9_in_the_middle_repeats_at_most_what_was_in_flight(model: FakeModel, tmp_path: Path) -> None:
+def test_F096_kill_9_in_the_middle_repeats_at_most_what_was_in_flight(model: FakeModel, tmp_path: Path) -> None:
     """Three kills over a slice of 200 rows; the server's own log is the judge."""
     model.answer = lambda r: Reply({"summary": r.text}, delay_s=0.05)
     here = Path(__file__).parent

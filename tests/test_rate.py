@@ -144,7 +144,7 @@ def test_F033_slowing_down_halves_the_pace_and_time_brings_it_back() -> None:
     assert rate.view().per_s == pytest.approx(10)
 
 
-def test_a_state_from_before_a_reboot_is_forgotten(tmp_path: Path) -> None:
+def test_F104_a_state_from_before_a_reboot_is_forgotten(tmp_path: Path) -> None:
     clock = Time()
     Rate(StateFile(tmp_path / "rate", clock, "before"), 0.001).hold(3000)
     clock.now = 5.0
@@ -176,7 +176,7 @@ def test_two_processes_of_one_boot_share_a_state_and_an_open_one_sees_what_the_o
 
 @given(st.binary(max_size=200))
 @settings(max_examples=50, deadline=None)
-def test_a_damaged_state_file_starts_anew(content: bytes) -> None:
+def test_F119_a_damaged_state_file_starts_anew(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rate")
         path.write_bytes(content)
@@ -185,7 +185,7 @@ def test_a_damaged_state_file_starts_anew(content: bytes) -> None:
         state.close()
 
 
-def test_slots_that_were_slept_through_are_lost_not_sent_in_a_bunch() -> None:
+def test_F100_slots_that_were_slept_through_are_lost_not_sent_in_a_bunch() -> None:
     clock = Time()
     naps = iter([60.0])
 

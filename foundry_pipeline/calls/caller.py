@@ -261,7 +261,10 @@ class Caller:
         try:
             body = await self._body_of(task.row)
         except RowUnavailable as err:
-            await self._land(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
+            if err.wait_s is not None:
+                self._enqueue_later(task, err.wait_s)
+            else:
+                await self._land(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
             return
         is_probe = await self._pass_gate(client)
         answered = None

@@ -129,6 +129,8 @@ def _explain(err: Exception, url: httpx.URL, max_bytes: int, timeout_s: float) -
         return Broken.TIMEOUT, f"no whole answer within {timeout_s:g} s"
     if isinstance(err, httpx.ConnectError):
         return _explain_connect(err, url)
+    if isinstance(err, httpx.ProxyError):
+        return Broken.UNREACHABLE, f"the proxy does not connect to {_place(url)}: {_plain(err)}"
     if isinstance(err, httpx.InvalidURL | httpx.UnsupportedProtocol):
         return Broken.NO_HOST, "the endpoint's URL cannot be used"
     if isinstance(err, httpx.RemoteProtocolError):

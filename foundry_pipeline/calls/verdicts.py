@@ -81,8 +81,12 @@ def judge(
     if status == 202:
         return Verdict(Next.STOP, "http_202", "the endpoint answers asynchronously (202), and polling is not supported")
     if status == 407:
-        return Verdict(Next.STOP, "http_407", "a proxy asks for credentials (407), and proxies are not supported: "
-                       "HTTP_PROXY and HTTPS_PROXY are not read")  # fmt: skip
+        return Verdict(
+            Next.STOP,
+            "http_407",
+            "a proxy asks for credentials (407): with `endpoint_proxy: environment` in foundry.yaml they are those in "
+            "the URL of HTTPS_PROXY or HTTP_PROXY",
+        )
     return _judge_failure(status, headers, body, said)
 
 
