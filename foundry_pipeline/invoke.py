@@ -6,7 +6,10 @@ Owns the event loop around `calls.py` and the order of slices; what one slice ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import queue
+import random
 import ssl
 import threading
 import time
@@ -21,6 +24,7 @@ import httpx
 import numpy as np
 
 from foundry_pipeline.asks import Ask, calls_of_slice
+from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
 from foundry_pipeline.calls.budget import Budget, Spent, SpentFile
@@ -30,17 +34,19 @@ from foundry_pipeline.calls.clock import clock_time
 from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
 from foundry_pipeline.calls.ledger import Answer, Lease, requests_in
 from foundry_pipeline.calls.plan import NONE
+from foundry_pipeline.calls.proxy import proxy_for, through
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.reports import Progress, SliceReport, Speedometer, not_begun, tallied
 from foundry_pipeline.calls.slice_calls import SliceCalls
 from foundry_pipeline.calls.slice_work import Asked, CallOptions, SliceWork, commit_slice, pages_of, plan_slice
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.calls.tally import MOST_NAMED, Tally
-from foundry_pipeline.config.secrets import auth_headers, scrubber
+from foundry_pipeline.config.secrets import auth_headers, scrubber, secret_names
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
 from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, RowUnavailable, SliceBusy, StorageError
 from foundry_pipeline.home import Run, Settings
+from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rendering import Renderer
 from foundry_pipeline.rows.content import ContentReader
@@ -76,10 +82,11 @@ class Invoker:
         ledger: str,
         environ: Mapping[str, str],
         transport: TransportFactory | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         """`ledger` is a folder; `environ` is where the secret is looked up at the moment of sending; `transport` makes
-        one for each worker, in place of our own connections (`connection.py`). Raises ConfigError for what this version
-        cannot do, and for a secret that is not there."""
+        one for each worker, in place of our own connections (`connection.py`); `jitter` gives 0 to 1, for back-offs.
+        Raises ConfigError for what this version cannot do, and for a secret that is not there."""
         _check_supported(run, ledger)
         self._run = run
         self._store = store
@@ -90,28 +97,34 @@ class Invoker:
         self._scrub = scrubber(run.model, environ)
         auth_headers(run.model, environ, settings)
         self._transport = transport
+        self._jitter = jitter
         self._requests = FoundryRequests(run)
         self._rows_of_slice: dict[str, int] = {}
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
         self._errors = Counter[str]()
         self._slices: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, str] = {}
+        """Slice key -> who works on it, while this process waits for its lease."""
         self._driving: ThreadFuture[None] | None = None
 
     def __enter__(self) -> Invoker:
         """Raises StorageError where the ledger or the warehouse cannot be written: no call is paid for nothing."""
         self._store.recover()
         self._store.check_writable()
-        rates = self._ledger / "rates"
-        try:
-            self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
-        except OSError as err:
-            raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
-        try:
+        with contextlib.ExitStack() as opened:
+            self._ballast = Ballast(self._ledger / "ballast", self._settings.ballast_bytes)
+            opened.callback(self._ballast.release)
+            rates = self._ledger / "rates"
+            try:
+                self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
+            except OSError as err:
+                raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
+            opened.callback(self._state.close)
             self._budget = _budget(self._run, self._store, self._ledger)
-        except StorageError:
-            self._state.close()
-            raise
+            if self._budget is not None:
+                opened.callback(self._budget.close)
+            self._opened = opened.pop_all()
         self._loop = _new_event_loop(self._settings.event_loop)
         name = f"calls of {self._run.name}"
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
@@ -124,9 +137,7 @@ class Invoker:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._state.close()
-        if self._budget is not None:
-            self._budget.close()
+        self._opened.close()
 
     def invoke(
         self,
@@ -184,9 +195,16 @@ class Invoker:
         self._renderer = Renderer(self._run, self._settings, self._requests, self._reader)
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
-        self._breaker = Breaker(self._state)
+        self._breaker = Breaker(self._state, self._jitter)
         is_secure = self._run.model.inference_endpoint.lower().startswith("https:")
-        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure else None
+        proxy = None
+        if self._settings.endpoint_proxy == "environment":
+            proxy = proxy_for(self._run.model.inference_endpoint, self._environ)
+        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure or proxy else None
+        transport = self._transport
+        if transport is None and proxy is not None and tls is not None:
+            transport = functools.partial(through, proxy, tls)
+            await transport().aclose()  # a proxy that cannot be one is told before anything is called
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
@@ -198,11 +216,12 @@ class Invoker:
                 timeout_s=self._run.model.timeout_s,
                 max_reply_bytes=self._settings.max_reply_bytes,
                 tls=tls,
-                transport=self._transport() if self._transport else None,
+                transport=transport() if transport else None,
             ),
             credentials=lambda: auth_headers(self._run.model, self._environ, self._settings),
             scrub=self._scrub,
             budget=self._budget,
+            jitter=self._jitter,
         )
 
     async def _shut(self) -> None:
@@ -259,11 +278,14 @@ class Invoker:
         while True:
             try:
                 return Lease(path, self._run.name)
-            except SliceBusy:
+            except SliceBusy as busy:
                 if time.monotonic() > deadline or self._caller.stopped:
                     raise
                 begun.set()
+                self._busy[slice_key] = str(busy)
                 await asyncio.sleep(0.25)
+            finally:
+                self._busy.pop(slice_key, None)
 
     async def _call_and_commit(
         self, slice_key: str, options: CallOptions, begun: asyncio.Event, began: float
@@ -317,7 +339,7 @@ class Invoker:
         path = self._ledger_path(slice_key)
         turns = await self._turns(slice_key, only) if self._run.generate else {}
         return await asyncio.to_thread(
-            plan_slice, self._run, slice_key, self._store, path, self._requests, options, turns, only
+            plan_slice, self._run, slice_key, self._store, path, self._requests, options, turns, only, self._ballast
         )
 
     async def _turns(self, slice_key: str, only: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
@@ -374,10 +396,11 @@ class Invoker:
         """Commit the slice, or say why not: then the ledger is closed, with every answer in it."""
         if calls.failure is not None and not isinstance(calls.failure, EndpointStopped | StorageError):
             raise calls.failure
+        stopped_by = calls.failure or work.ledger.failed
         stop = calls.failure if isinstance(calls.failure, EndpointStopped) else None
-        tally = calls.tally(stop.code if stop else "storage", _unsent(work) if calls.failure is not None else ())
+        tally = calls.tally(stop.code if stop else "storage", _unsent(work) if stopped_by is not None else ())
         report = self._report(work, calls, began)
-        failure = str(calls.failure) if calls.failure is not None else self._too_many_failed(tally)
+        failure = str(stopped_by) if stopped_by is not None else self._too_many_failed(tally)
         if failure is not None:
             work.close()
             report = replace(report, failure=f"{failure} ({calls.kept()})", stop=str(stop) if stop else None)
@@ -393,7 +416,7 @@ class Invoker:
     def _report(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
         cost = None if self._budget is None else self._budget.cost()
         report = calls.report(work.slice_key, time.monotonic() - began)
-        return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost)
+        return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost, damaged=work.ledger.damaged)
 
     def _too_many_failed(self, tally: Tally) -> str | None:
         rows, failed, allowed = tally.outcomes.total(), tally.outcomes["failed"], self._run.max_failed_share
@@ -435,7 +458,7 @@ class Invoker:
             self._done["failed"],
             calls,
             rate_per_s,
-            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller.waiting_for),
+            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller, self._busy),
             allowed_per_s=view.per_s,
             errors=dict(self._errors.most_common()),
             left_s=left / rows_per_s if going else None,
@@ -493,7 +516,20 @@ def _rules(run: Run, settings: Settings) -> CallRules:
         endpoint_patience_s=settings.endpoint_patience_s,
         preflight_patience_s=settings.preflight_patience_s,
         refused_patience_s=min(REFUSED_PATIENCE_S, settings.preflight_patience_s),
+        advice=_advice(model),
     )
+
+
+def _advice(model: Manifest) -> dict[str, str]:
+    """Code of a stop -> what a person can do about it."""
+    secret = f"{model.file} names no secret"
+    if model.secret is not None:
+        secret = f"the secret came from {', '.join(secret_names(model)) or model.file}"
+    return {
+        "auth": secret,
+        "connection": f"check inference_endpoint in {model.file}",
+        "tls": "where the certificate is of an authority of your own, name its bundle in SSL_CERT_FILE",
+    }
 
 
 def _unsent(work: SliceWork) -> list[str]:
@@ -502,11 +538,13 @@ def _unsent(work: SliceWork) -> list[str]:
     return list(dict.fromkeys(ask.row.global_key for page in islice(pages, 1) for _, ask in page))[:MOST_NAMED]
 
 
-def _note(held_s: float, open_for_s: float | None, waiting_for: str) -> str:
+def _note(held_s: float, open_for_s: float | None, caller: Caller, busy: Mapping[str, str]) -> str:
     """What keeps requests from going, for people; empty where nothing does."""
     if held_s > 1:
         return f"held by the endpoint until {clock_time(time.time() + held_s)}"
     if open_for_s is not None:
         since = clock_time(time.time() - open_for_s)
-        return f"paused since {since}: {waiting_for or 'it was down when last asked'}"
-    return f"retrying: {waiting_for}" if waiting_for else ""
+        return f"paused since {since}: {caller.trouble or 'it was down when last asked'}"
+    if caller.waiting_for:
+        return f"retrying {caller.waiting_for}"
+    return next((f"waiting: {who}" for who in list(busy.values())), "")

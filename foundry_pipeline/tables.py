@@ -76,7 +76,12 @@ RESPONSES = TableSpec(
             _column("reply", STRING, "the body as it came", null=True),
             _column("error", STRING, "code, where the outcome is not ok", null=True),
             _column("message", STRING, "what went wrong, for people", null=True),
-            _column("frames", pa.list_(INT), "of a video: the frames that were sent, numbered from 0", null=True),
+            _column(
+                "frames",
+                pa.list_(pa.field("element", INT)),
+                "of a video: the frames that were sent, numbered from 0",
+                null=True,
+            ),
             _column("message_id", STRING, "of a conversation: the message that was to be answered", null=True),
         ]
     ),
@@ -85,6 +90,13 @@ RESPONSES = TableSpec(
 the manifest asks for it, and each reply stays as it came. A reply of all calls together would have to be made up, and
 one frame that failed would make the whole video failed. "Answered = asked" counts calls: every call that the run plans
 for a data row has one row here."""
+
+SUPERSEDED = TableSpec(
+    "superseded",
+    "one row per good answer that a slice had and no longer uses: to other parameters, another model or older content",
+    ("call_id",),
+    RESPONSES.schema,
+)
 
 _PREDICTION = [
     _column("run", STRING, "the model run"),
@@ -234,7 +246,7 @@ MATCHES = TableSpec(
 )
 
 PREDICTION_TABLES = (BOXES, MASKS, POLYGONS, LINES, POINTS, EDGES, ENTITIES, CLASSIFICATIONS, TEXTS)
-TABLES = {spec.name: spec for spec in (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)}
+TABLES = {spec.name: spec for spec in (DATA_ROWS, RESPONSES, SUPERSEDED, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)}
 
 TABLE_OF_KIND: Mapping[FeatureKind, TableSpec] = {
     FeatureKind.RECTANGLE: BOXES,

@@ -82,6 +82,7 @@ def test_answers_from_before_rows_could_take_several_calls_are_decoded_and_not_a
     bench.call()
     path = bench.store.path(RESPONSES, "r", SLICE)
     pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["frames", "message_id"]), path)
+    (tmp_path / "warehouse/_commits/responses/run=r" / f"{SLICE}.json").unlink()
     assert bench.decode().rows == 2
     report = bench.call()
     assert (report.failure, report.calls, report.reused) == (None, 0, 2)

@@ -72,7 +72,7 @@ def test_a_row_that_was_never_sent_has_an_outcome_too(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_a_flipped_bit_in_a_reply_makes_it_asked_again(tmp_path: Path) -> None:
+def test_F111_a_flipped_bit_in_a_reply_makes_it_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     ledger = Ledger(path)
     write(ledger, [*answered("a", b"x" * 50), *answered("b", b"y" * 50)])
@@ -132,7 +132,7 @@ asyncio.run(go())
 """
 
 
-def test_after_kill_9_every_acknowledged_answer_is_there(tmp_path: Path) -> None:
+def test_F096_after_kill_9_every_acknowledged_answer_is_there(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
@@ -161,7 +161,7 @@ asyncio.run(go())
 """
 
 
-def test_a_full_disk_is_a_clear_error_and_loses_nothing_written(tmp_path: Path) -> None:
+def test_F107_a_file_size_limit_is_a_clear_error_and_loses_nothing_written(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     done = subprocess.run([sys.executable, "-c", _FULL, str(path)], capture_output=True, text=True, check=False)
     assert "s.sqlite" in done.stdout, done.stderr
@@ -171,7 +171,7 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing_written(tmp_path: Path) 
     ledger.close()
 
 
-def test_the_second_to_take_a_lease_is_told_who_has_it(tmp_path: Path) -> None:
+def test_F116_the_second_to_take_a_lease_is_told_who_has_it(tmp_path: Path) -> None:
     lease = Lease(tmp_path / "00001.lock", "street")
     with pytest.raises(SliceBusy, match=r"00001 of street.*pid"):
         Lease(tmp_path / "00001.lock", "street")
@@ -180,7 +180,7 @@ def test_the_second_to_take_a_lease_is_told_who_has_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dead_holder_leaves_its_lease_free(tmp_path: Path) -> None:
+def test_F117_a_dead_holder_leaves_its_lease_free(tmp_path: Path) -> None:
     path = tmp_path / "00001.lock"
     script = (
         "import os,sys;from pathlib import Path;from foundry_pipeline.calls.ledger import Lease;"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import mmap
 import os
 import struct
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Clock = Callable[[], float]
@@ -67,6 +70,8 @@ class StateFile:
     def __init__(self, path: Path, clock: Clock = time.monotonic, boot_id: str | None = None) -> None:
         """`path` is made if it is missing. `boot_id` tells a state from before a reboot, whose clock started anew."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = path
+        self._told = False
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._descriptor).st_size < _SIZE:
             os.ftruncate(self._descriptor, _SIZE)
@@ -96,7 +101,7 @@ class StateFile:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
                 now = self._clock()
-                before = self._read(now) or EndpointState()
+                before = self._read(now) or self._anew()
                 after, result = change(before, now)
                 if after is not before:
                     self._write(after)
@@ -116,6 +121,16 @@ class StateFile:
             self._known = (record, state)
         horizon = now + MOST_AHEAD_S
         return None if state.hold_until > horizon or state.next_probe > horizon else state
+
+    def _anew(self) -> EndpointState:
+        """A new file, or one from before a reboot; or it is damaged, which is said once."""
+        record = self._content[:]
+        boot, *_, check = _RECORD.unpack(record)
+        is_damaged = any(record) and (boot == self._boot or check != zlib.crc32(record[:_CHECKED]))
+        if is_damaged and not self._told:
+            log.warning("%s: damaged; the rate's state starts anew", self._path)
+            self._told = True
+        return EndpointState()
 
     def _write(self, state: EndpointState) -> None:
         """One call, so that a process killed here leaves the old record or the new one."""

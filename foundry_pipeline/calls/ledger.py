@@ -2,7 +2,10 @@
 
 One database per run and slice with one writer, SQLite in WAL mode with synchronous=FULL. Writes of a few milliseconds
 share one commit, and a write's future resolves only after that commit returned. SQLite has no checksums of its own
-data, so each reply carries its sha256: a reply that no longer fits is asked again, never decoded.
+data, so each answer carries its sha256: one that no longer fits is asked again, never decoded.
+
+After a commit that failed nothing more is sent, and that connection is not used again, since the kernel may have
+dropped its pages. Answers still under way go to a new file beside it, which the next opening takes in.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -27,12 +30,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from foundry_pipeline.calls.ballast import Ballast
+from foundry_pipeline.decoding.places import is_text
 from foundry_pipeline.errors import SliceBusy, StorageError
 
 GROUP_S = 0.001
 """How long a write waits for company, where no commit keeps it waiting anyway: at most this and two commits."""
 GROUP_MOST = 256
 EVIDENCE_BYTES = 64 * 1024
+_LATEST_US = 253_402_300_800_000_000
+"""The year 10000, the first that Python's datetime does not know."""
 
 _metadata = sa.MetaData()
 CALLS = sa.Table(
@@ -47,7 +54,7 @@ CALLS = sa.Table(
     sa.Column("sent_us", sa.BigInteger),
     sa.Column("latency_ms", sa.Float),
     sa.Column("reply", sa.LargeBinary),
-    sa.Column("reply_sha256", sa.LargeBinary),
+    sa.Column("sha256", sa.LargeBinary),
     sa.Column("error", sa.Text),
     sa.Column("message", sa.Text),
 )
@@ -167,17 +174,25 @@ class Lease:
 class Ledger:
     """The calls of one slice. Open it under the slice's Lease; remove it once its answers are elsewhere."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the database at `path`. Raises StorageError where it cannot be read or written."""
+    def __init__(self, path: Path, ballast: Ballast | None = None) -> None:
+        """Open or make the database at `path`; `ballast` is given up where a write fails.
+
+        Raises StorageError where it cannot be read or written.
+        """
         self.path = path
+        self._spare = path.with_suffix(".spare.sqlite")
+        self._ballast = ballast
         _make_folder(path.parent)
-        self._engine = sa.create_engine(f"sqlite+pysqlite:///{path}", poolclass=sa.pool.NullPool)
-        sa.event.listen(self._engine, "connect", _durable)
+        self._engine = _engine(path)
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
-        self._failed: StorageError | None = None
+        self.failed: StorageError | None = None
+        """The first write that failed: from then on nothing more may be sent."""
+        self.damaged = 0
+        """Answers that are not what was written, so as good as never given."""
         self._closed = False
         with self._translated():
             _metadata.create_all(self._engine)
+            self._take_in_spare()
             self.unknown = self._settle_unknown()
         self._writer: threading.Thread | None = None
 
@@ -188,17 +203,21 @@ class Ledger:
             return frozenset(found.scalars())
 
     def outcomes(self) -> dict[str, str]:
-        """call_id -> outcome of every call that has one whose reply is whole, without the replies."""
+        """call_id -> outcome of every call that has one, without the replies."""
         return dict(self.each_outcome())
 
     def each_outcome(self) -> Iterator[tuple[str, str]]:
-        """`outcomes`, one by one."""
-        columns = (CALLS.c.call_id, CALLS.c.outcome, CALLS.c.reply, CALLS.c.reply_sha256)
-        answered = sa.select(*columns).where(CALLS.c.outcome.is_not(None))
+        """`outcomes`, one by one. Damaged answers are counted and dropped, once all were asked for."""
+        damaged = []
         with self._translated(), self._engine.begin() as connection:
-            for call_id, outcome, reply, digest in connection.execution_options(yield_per=16).execute(answered):
-                if reply is None or hashlib.sha256(reply).digest() == digest:
-                    yield call_id, outcome
+            for answer, is_whole in _answers(connection):
+                if is_whole:
+                    yield answer.call_id, answer.outcome
+                else:
+                    damaged.append(answer.call_id)
+        # A damaged id may be anything; one that is no id finds nothing.
+        self.forget(call_id for call_id in damaged if isinstance(call_id, str) and call_id.isascii())
+        self.damaged += len(damaged)
 
     def reply_sizes(self, call_ids: Iterable[str]) -> dict[str, int]:
         """call_id -> bytes of its reply."""
@@ -209,25 +228,25 @@ class Ledger:
 
     def answers(self, call_ids: Iterable[str]) -> dict[str, Answer]:
         """The final outcomes of these calls, replies included. Ask for a few at a time."""
-        wanted = list(call_ids)
-        columns = [CALLS.c[name] for name in _ANSWER_COLUMNS]
+        found = {}
         with self._translated(), self._engine.begin() as connection:
-            found = connection.execute(sa.select(*columns, CALLS.c.reply_sha256).where(CALLS.c.call_id.in_(wanted)))
-            return {record.call_id: self._answer(record) for record in found if record.outcome is not None}
-
-    def _answer(self, record: Any) -> Answer:
-        if record.reply is not None and hashlib.sha256(record.reply).digest() != record.reply_sha256:
-            raise StorageError(f"ledger {self.path}: a reply is damaged; run again and it is asked again")
-        return Answer(*record[: len(_ANSWER_COLUMNS)])
+            for answer, is_whole in _answers(connection, CALLS.c.call_id.in_(list(call_ids))):
+                if not is_whole:
+                    raise StorageError(f"ledger {self.path}: an answer is damaged; run again and it is asked again")
+                found[answer.call_id] = answer
+        return found
 
     async def write(self, entry: Entry) -> None:
-        """Return once `entry` is durable. Raises StorageError where it cannot be made so."""
+        """Return once `entry` is durable. Raises StorageError where it cannot be made so.
+
+        After a failure answers are still taken, as long as there is any place for them.
+        """
         await self.queue(entry)
 
     def queue(self, entry: Entry) -> asyncio.Future[None]:
         """`write` without waiting. Entries become durable in the order in which they were queued."""
-        if self._failed:
-            raise self._failed
+        if self.failed is not None and not isinstance(entry, Answer):
+            raise self.failed
         if self._closed:
             raise StorageError(f"ledger {self.path}: closed; {type(entry).__name__} of {entry.call_id} is not written")
         if self._writer is None:
@@ -267,23 +286,48 @@ class Ledger:
     def remove(self) -> None:
         """Close the database and delete its files."""
         self.close()
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        _delete(self.path)
+
+    def _take_in_spare(self) -> None:
+        """Answers that found no place here, when a write had failed. Safe to repeat."""
+        if not self._spare.exists():
+            return
+        spare = _engine(self._spare)
+        with spare.connect() as source, self._engine.begin() as connection:
+            _metadata.create_all(source)
+            for answer, is_whole in _answers(source):
+                if is_whole:
+                    _apply(connection, [answer])
+        spare.dispose()
+        _delete(self._spare)
 
     def _write_groups(self) -> None:
         """The one writer: takes what is queued, commits it as a group, then resolves its futures."""
-        try:
-            connection = self._engine.connect()
-        except sa.exc.DBAPIError as err:
-            self._failed = _storage_error(self.path, err)
-            connection = None
+        database = _Writer(self.path)
         while (first := self._queue.get()) is not None:
             group = self._gather(first)
-            if connection is not None and self._failed is None:
-                self._commit(connection, [entry for entry, _, _ in group])
-            _resolve([future for _, future, _ in group], self._failed)
-        if connection is not None:
-            connection.close()
+            if self.failed is None:
+                self.failed = database.commit([entry for entry, _, _ in group])
+                if self.failed is not None:
+                    database = self._begin_spare(database)
+            if self.failed is None:
+                _resolve([future for _, future, _ in group], None)
+            else:
+                self._rescue(database, group)
+        database.close()
+
+    def _begin_spare(self, failed: _Writer) -> _Writer:
+        failed.close()
+        if self._ballast is not None:
+            self._ballast.free()
+        return _Writer(self._spare)
+
+    def _rescue(self, spare: _Writer, group: Sequence[_Queued]) -> None:
+        """Keep the group's answers elsewhere; those who want to send more are told of the failure."""
+        answers = [entry for entry, _, _ in group if isinstance(entry, Answer)]
+        lost = self.failed if answers and spare.commit(answers) is not None else None
+        _resolve([future for entry, future, _ in group if isinstance(entry, Answer)], lost)
+        _resolve([future for entry, future, _ in group if not isinstance(entry, Answer)], self.failed)
 
     def _gather(self, first: _Queued) -> list[_Queued]:
         waited_s = time.monotonic() - first[2]
@@ -298,20 +342,38 @@ class Ledger:
             group.append(item)
         return group
 
-    def _commit(self, connection: sa.Connection, entries: list[Entry]) -> None:
-        try:
-            with connection.begin():
-                _apply(connection, entries)
-        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as err:
-            # Whatever it is, those who wait must hear of it: a writer that dies in silence hangs the run.
-            self._failed = _storage_error(self.path, err)
-
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except (sa.exc.DBAPIError, sqlite3.Error, OSError) as err:
             raise _storage_error(self.path, err) from err
+
+
+class _Writer:
+    """The one connection that writes to a database."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sa.Connection | None = None
+
+    def commit(self, entries: Sequence[Entry]) -> StorageError | None:
+        """Write a group; or say why not. Never raises: a writer that dies in silence hangs the run."""
+        try:
+            if self._connection is None:
+                self._connection = _engine(self._path).connect()
+                _metadata.create_all(self._connection)
+                self._connection.commit()
+            with self._connection.begin():
+                _apply(self._connection, entries)
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as err:
+            return _storage_error(self._path, err)
+        return None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sa.exc.SQLAlchemyError):  # it has failed before, which was said
+                self._connection.close()
 
 
 def requests_in(folder: Path) -> int:
@@ -356,7 +418,7 @@ _ANSWER = _fresh_answer.on_conflict_do_update(
         "sent_us": sa.func.coalesce(_fresh_answer.excluded.sent_us, CALLS.c.sent_us),
         **{
             name: _fresh_answer.excluded[name]
-            for name in ("outcome", "http_status", "latency_ms", "reply", "reply_sha256", "error", "message")
+            for name in ("outcome", "http_status", "latency_ms", "reply", "sha256", "error", "message")
         },
     },
     where=sa.or_(
@@ -378,7 +440,7 @@ _ATTEMPT = sa.insert(ATTEMPTS).from_select(
 )
 
 
-def _apply(connection: sa.Connection, entries: list[Entry]) -> None:
+def _apply(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     """Write a group, one statement a kind: a call never has two entries in one group, since each waits for the last."""
     kinds: dict[type, list[Any]] = {Intent: [], Attempt: [], Answer: [], Withdrawal: []}
     for entry in entries:
@@ -406,10 +468,39 @@ def _answer_values(answer: Answer) -> dict[str, Any]:
         "sent_us": answer.sent_us,
         "latency_ms": answer.latency_ms,
         "reply": answer.reply,
-        "reply_sha256": None if answer.reply is None else hashlib.sha256(answer.reply).digest(),
+        "sha256": _sha256(answer),
         "error": answer.error,
         "message": answer.message,
     }
+
+
+def _sha256(answer: Answer) -> bytes:
+    """Over what the answer says, and of which call: a damaged id or outcome would mislead as well."""
+    said = (answer.call_id, answer.outcome, answer.http_status, answer.latency_ms, answer.error)
+    digest = hashlib.sha256(repr(said).encode())
+    digest.update(answer.reply or b"")
+    return digest.digest()
+
+
+def _answers(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> Iterator[tuple[Answer, bool]]:
+    """(answer, whether it is what was written) of every call that has one, few in memory at a time."""
+    columns = [sa.type_coerce(CALLS.c[name], sa.types.NullType()) for name in (*_ANSWER_COLUMNS, "sha256")]
+    statement = sa.select(*columns).where(CALLS.c.outcome.is_not(None), *which)
+    for *values, digest in connection.execution_options(yield_per=64).execute(statement):
+        answer = Answer(*values)
+        yield answer, _is_whole(answer, digest)
+
+
+def _is_whole(answer: Answer, digest: object) -> bool:
+    """SQLite gives a damaged value as any type. What the sha256 leaves out must at least be possible."""
+    attempts, sent_us, message = answer.attempts, answer.sent_us, answer.message
+    if type(attempts) is not int or not 0 <= attempts < 2**31 or type(answer.reply) not in (bytes, type(None)):
+        return False
+    if sent_us is not None and (type(sent_us) is not int or not 0 <= sent_us < _LATEST_US):
+        return False
+    if message is not None and (type(message) is not str or not is_text(message)):
+        return False
+    return _sha256(answer) == digest
 
 
 def _attempt_values(attempt: Attempt) -> dict[str, Any]:
@@ -417,11 +508,24 @@ def _attempt_values(attempt: Attempt) -> dict[str, Any]:
     return {**values, "b_call_id": attempt.call_id, "b_evidence": attempt.evidence[:EVIDENCE_BYTES]}
 
 
+def _engine(path: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite+pysqlite:///{path}", poolclass=sa.pool.NullPool)
+    sa.event.listen(engine, "connect", _durable)
+    return engine
+
+
+def _delete(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 def _durable(connection: sqlite3.Connection, _record: object) -> None:
     """Every connection: write-ahead log, every commit on the disk before it returns."""
     connection.execute("PRAGMA busy_timeout=10000")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    # A damaged text is no reason to refuse all others.
+    connection.text_factory = lambda raw: raw.decode("utf-8", errors="surrogateescape")
 
 
 def _resolve(futures: list[asyncio.Future[None]], error: StorageError | None) -> None:
@@ -445,7 +549,10 @@ def _settle(futures: list[asyncio.Future[None]], error: StorageError | None) -> 
 
 
 def _storage_error(path: Path, err: Exception) -> StorageError:
-    cause = next(iter(str(getattr(err, "orig", None) or err).splitlines()), type(err).__name__)
+    original = getattr(err, "orig", None) or err
+    if getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return StorageError(f"disk full at {path}; what it holds is kept, nothing more is sent")
+    cause = next(iter(str(original).splitlines()), type(err).__name__)
     return StorageError(f"ledger {path}: {cause}; what it holds is kept, nothing more is sent")
 
 
