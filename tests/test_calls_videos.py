@@ -21,6 +21,8 @@ from foundry_pipeline.exports.labelbox import lines_of
 from foundry_pipeline.exports.rows import annotated_rows
 from foundry_pipeline.exports.tally import Tally
 from foundry_pipeline.invoke import Progress
+from foundry_pipeline.preview.preview import dataset_rows, named_rows, preview_run
+from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.tables import DATA_ROWS
 from tests.fake_model import FakeModel, Reply, Request
 from tests.media_bench import SLICE, MediaBench, pictures_in, turns_in
@@ -249,6 +251,22 @@ def test_a_video_behind_a_url_is_fetched_once_for_all_its_frames(model: FakeMode
         assert Counter(host.asked) == {f"/{name}.mp4": 2 for name in "abcdef"}
         bench.go()
         assert len(host.asked) == 12
+
+
+def test_a_preview_asks_about_the_first_frames_and_draws_what_was_said_of_them(
+    model: FakeModel, tmp_path: Path
+) -> None:
+    bench = bench_of(tmp_path, model, video(12))
+    bench.load()
+    sample = named_rows(dataset_rows(bench.run, bench.store), ["0.mp4"])
+    with bench.invoker() as invoker, RowReader(tmp_path, bench.settings) as reader:
+        found = preview_run(bench.run, bench.store, sample, invoker.ask, reader)
+    (shown,) = found.rows
+    assert (found.seen.asked, len(model.requests), shown.error) == (1, 1, None)
+    assert shown.drawn is not None
+    assert shown.drawn.size == (128, 48)
+    assert [(p.table, p.values["frame"]) for p in shown.annotated.predictions] == [("boxes", 0)]
+    assert bench.call().reused == 1, "the run pays for the other frames only"
 
 
 _CHILD = """

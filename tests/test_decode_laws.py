@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from foundry_pipeline.decode import REASONS, Limits, SliceDecoder, tables_needed
+from foundry_pipeline.decoding.places import WHOLE_ROW, Sent
 from foundry_pipeline.decoding.prediction_ids import NAMESPACE, item_id, item_ids, list_name, row_id
 from foundry_pipeline.ontology import Ontology
 from foundry_pipeline.tables import TABLES
@@ -22,6 +23,8 @@ from tests.strategies import box_replies, replies
 EXAMPLES = settings(max_examples=80, deadline=None)
 FEW = settings(max_examples=25, deadline=None)
 GOOD = [1.5, 2, 3, 4]
+ONE_FRAME = Sent(1, frozenset({1}))
+TWO_MASKS = '{"tree": {"masks": [{"size": [2, 2], "counts": "04"}, {"size": [2, 2], "counts": "0"}]}}'
 
 
 def ids(tables: dict[str, pa.Table]) -> list[str]:
@@ -57,18 +60,21 @@ def test_decoding_twice_gives_the_same(reply: str) -> None:
 
 
 @EXAMPLES
-@example(['{"car": {"boxes": [[5, 2, 3, 4]]}, "car": {"boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5, "image")
-@example(['{"car": {"boxes": [[5, 2, 3, 4]], "boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5, "image")
-@example(['{"frames": {"1": {"car": {"boxes": [[5, 2, 3, 4]]}}, "1": {}}}'], EVERYTHING, 5, "video")
-@example(['{"tree": {"masks": [{"size": [2, 2], "counts": "04"}, {"size": [2, 2], "counts": "0"}]}}'], None, 5, "image")
+@example(['{"car": {"boxes": [[5, 2, 3, 4]]}, "car": {"boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5, "image", WHOLE_ROW)
+@example(['{"car": {"boxes": [[5, 2, 3, 4]], "boxes": [[6, 2, 3, 4]]}}'], EVERYTHING, 5, "image", WHOLE_ROW)
+@example(['{"frames": {"1": {"car": {"boxes": [[5, 2, 3, 4]]}}, "1": {}}}'], EVERYTHING, 5, "video", WHOLE_ROW)
+@example(['{"frames": {"1": {"car": {"boxes": [[5, 2, 3, 4]]}}, "2": {}}}'], EVERYTHING, 5, "video", ONE_FRAME)
+@example(['{"car": {"boxes": [[5, 2, 3, 4], [5, 2, -3, 4]]}}'], EVERYTHING, 5, "video", ONE_FRAME)
+@example([TWO_MASKS], None, 5, "image", WHOLE_ROW)
 @given(
     st.lists(st.one_of(box_replies(), replies()), max_size=6),
     st.sampled_from([EVERYTHING, None]),
     st.integers(1, 6),
     st.sampled_from(["image", "video"]),
+    st.sampled_from([WHOLE_ROW, ONE_FRAME, Sent(None, frozenset({0, 1, 2})), Sent(message_id="m")]),
 )
 def test_the_short_ways_for_boxes_and_masks_give_the_same_tables(
-    bodies: list[str], known: Ontology | None, limit: int, media_type: str
+    bodies: list[str], known: Ontology | None, limit: int, media_type: str, sent: Sent
 ) -> None:
     both = []
     for shortcut in (True, False):
@@ -76,7 +82,7 @@ def test_the_short_ways_for_boxes_and_masks_give_the_same_tables(
             "run", "model", "dataset", known, ALL_KINDS, media_type, Limits(limit, 2 * limit), shortcut
         )
         for place, body in enumerate(bodies):
-            decoder.add(data_row(str(place)), f"call {place}", body, None)
+            decoder.add(data_row(str(place)), f"call {place}", body, None, sent=sent)
         both.append(decoder.finish())
     for name in both[1]:
         assert both[0][name].to_pylist() == both[1][name].to_pylist()

@@ -67,6 +67,17 @@ def test_failed_rows_are_those_without_a_good_answer(store: Store) -> None:
     ]
 
 
+def test_calls_about_one_data_row_are_told_apart_and_it_counts_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "warehouse")
+    run = make_run("clips", features={"cat": "rectangle"}, media_type="video")
+    calls = [{"frames": [0]}, {"frames": [2, 3], "outcome": "failed"}, {"frames": [4], "outcome": "failed"}]
+    fill(store, run, "000000", data_rows=[{"global_key": "a"}, {"global_key": "b"}], calls={"a": calls})
+    assert asked(store, "select global_key, frames from failed_rows") == [("a", [2, 3]), ("a", [4])]
+    progress, nothing = QUERIES[0], next(query for query in QUERIES if "anti join" in query)
+    assert asked(store, progress) == [("clips", "failed", 1, 2, 2), ("clips", "ok", 2, 2, 2)]
+    assert asked(store, nothing) == [("clips", "b")], "of the other one not everything is known"
+
+
 def test_predictions_hold_every_table(store: Store) -> None:
     assert asked(store, 'select "table", count(*) from predictions group by all order by all') == [
         ("boxes", 4),
