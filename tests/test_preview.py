@@ -135,6 +135,13 @@ def test_what_cannot_be_is_refused_before_any_call(place: Place, config: dict[st
     assert place.model.requests == []
 
 
+def test_the_launchpad_comes_with_the_runs_own_parameters_filled_in(place: Place) -> None:
+    write_run(place.root, "notes_mood", "mood", "notes", "inference_params: {strictness: 0.25}\n")
+    field = params_field(load_home(place.root, {}).runs["notes_mood"])
+    assert field.default_value == {"strictness": 0.25}
+    assert not field.is_required
+
+
 @pytest.mark.parametrize("params", [{"strictness": "high"}, {"strictnes": 0.5}])
 def test_a_wrong_type_or_name_is_refused_by_the_launchpad_itself(place: Place, params: dict[str, Any]) -> None:
     with pytest.raises(dg.DagsterInvalidConfigError, match="strictnes"):
