@@ -189,6 +189,19 @@ def test_pictures_are_drawn_on_the_page_and_small_in_the_metadata(tmp_path: Path
     assert all(len(picture) < 20_000 for picture in pictures)
 
 
+def test_several_predictions_of_one_feature_are_counted_in_the_metadata(tmp_path: Path) -> None:
+    def reply(_: Request) -> Reply:
+        return Reply({"thing": {"boxes": [[1, 2, 30, 20], [5, 5, 9, 9]], "scores": [0.9, 0.8]}})
+
+    with FakeModel(reply) as model, dg.DagsterInstance.ephemeral() as instance:
+        write_box_model(tmp_path, model.url)
+        write_pictures(tmp_path, 1)
+        write_run(tmp_path, "things", "finder", "street", "")
+        place = Place(tmp_path, model, instance)
+        place.make(data_rows_key("street"))
+        assert "| 0.jpg | ok | 2 thing |" in place.preview("things")["rows"]
+
+
 def test_rejects_are_shown_with_their_reasons(tmp_path: Path) -> None:
     def reply(_: Request) -> Reply:
         return Reply({"mood": "furious"})
