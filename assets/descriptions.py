@@ -1,4 +1,7 @@
-"""What the UI says about an asset: where it comes from, the run's parameters, the manifest's readme."""
+"""What the UI says about an asset: where it comes from, the run's parameters, the manifest's readme.
+
+The catalogue lists the first words of each as they are, so the first sentence of none has Markdown in it.
+"""
 
 import json
 import re
@@ -54,8 +57,9 @@ def _line(cells: Sequence[str]) -> str:
 def dataset_description(dataset: Dataset) -> str:
     """For [<dataset>, data_rows]."""
     return (
-        f"The data rows of `{dataset.file}`: {dataset.media_type}, from {_code(dataset.source)}, in slices of "
-        f"{dataset.rows_per_slice:,}. Materializing it registers the slices as partitions."
+        f"The data rows of {dataset.name} ({dataset.media_type}), in slices of {dataset.rows_per_slice:,}. "
+        "Materializing it registers the slices as partitions. "
+        f"{_code(dataset.file)} reads them from {_code(dataset.source)}."
     )
 
 
@@ -63,7 +67,7 @@ def responses_description(run: Run) -> str:
     """For [<run>, responses]: what is called, how fast, with which parameters; then the manifest's own words."""
     model = run.model
     return _paragraphs(
-        f"Every answer of **{cell(model.name)}** about the data rows of **{run.dataset.name}**, as it came. Calls "
+        f"Every answer of {model.key} about the data rows of {run.dataset.name}, as it came. Calls "
         f"{_code(shown_url(model.inference_endpoint))}, at most {model.requests_per_second:g} requests per second over "
         "all processes. Materialized again, it calls only for rows that have no good answer to the same request."
         f"{_price(run)}",
@@ -86,8 +90,8 @@ def _price(run: Run) -> str:
 def table_description(run: Run, spec: TableSpec) -> str:
     """For [<run>, <table>]: the table's grain, then the manifest's own words."""
     return _paragraphs(
-        f"{spec.grain[0].upper()}{spec.grain[1:]}, decoded from the answers of **{cell(run.model.name)}** about "
-        f"**{run.dataset.name}**. Materializing it calls nobody.",
+        f"{spec.grain[0].upper()}{spec.grain[1:]}, decoded from the answers of {run.model.key} about "
+        f"{run.dataset.name}. Materializing it calls nobody.",
         safe_markdown(run.model.readme),
     )
 
@@ -99,7 +103,7 @@ def annotations_description(run: Run) -> str:
         for model_class, feature in run.ontology_mapping.items()
     ]
     return _paragraphs(
-        f"The predictions of **{run.name}** as annotation files: {', '.join(run.exports)}. Materializing calls nobody.",
+        f"The predictions of {run.name} as annotation files: {', '.join(run.exports)}. Materializing calls nobody.",
         markdown_table(("model's class", "your feature"), mapped, len(mapped)) if mapped else "",
     )
 
@@ -107,7 +111,7 @@ def annotations_description(run: Run) -> str:
 def preview_description(run: Run) -> str:
     """For [<run>, preview]."""
     return (
-        f"A few data rows of **{run.dataset.name}**, called and drawn before the whole run is paid for, and what "
+        f"A few data rows of {run.dataset.name}, called and drawn before the whole run is paid for, and what "
         "that would take. Parameters can be tried out in the launchpad. The whole run does not call again for what was "
         "called here with its own parameters."
     )
@@ -116,8 +120,8 @@ def preview_description(run: Run) -> str:
 def evaluation_description(run: Run) -> str:
     """For [<run>, evaluation]."""
     return (
-        f"**{run.name}** against the ground truth of **{run.dataset.name}** ({_code(run.dataset.ground_truth or '')}): "
-        "the tables metrics and matches, pictures, and one HTML report. Materializing calls nobody."
+        f"{run.name} against the ground truth of {run.dataset.name}: the tables metrics and matches, pictures, and one "
+        f"HTML report. The truth is in {_code(run.dataset.ground_truth or '')}. Materializing calls nobody."
     )
 
 

@@ -21,12 +21,12 @@ _BOUNDS = (
 
 
 def params_field(run: Run) -> dg.Field:
-    """The field `inference_params`: every parameter of the run, its value in the run as default."""
+    """The field `inference_params`: every parameter of the run, with its value there as default. None is required."""
     properties = run.model.params_schema.get("properties")
     properties = properties if isinstance(properties, Mapping) else {}
     names = [*properties, *(name for name in run.inference_params if name not in properties)]
     fields = {name: _field(run, name, properties.get(name, {})) for name in names}
-    return dg.Field(fields, description=f"To try values out; what is good goes into {run.file}.", is_required=False)
+    return dg.Field(fields, description=f"To try values out; what is good goes into {run.file}.")
 
 
 def _field(run: Run, name: str, schema: Mapping[str, Any]) -> dg.Field:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -166,10 +167,10 @@ def _metadata(found: Preview, foreseen: Forecast) -> dict[str, Any]:
 def _said(shown: Shown) -> str:
     if shown.error:
         return shown.error
-    said = [
+    said = Counter(
         f"{p.feature}: {p.values['answer']}" if "answer" in p.values else p.feature for p in shown.annotated.predictions
-    ]
-    return ", ".join(said) or "nothing found"
+    )
+    return ", ".join(f"{count} {what}" if count > 1 else what for what, count in said.items()) or "nothing found"
 
 
 def _pictures(found: Preview) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def _stopped_at_the_end(process: subprocess.Popen[bytes], by: signal.Signals = s
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # each was started as a session of its own
             process.wait()
 
 

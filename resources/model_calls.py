@@ -39,11 +39,9 @@ class ModelCalls:
 
 
 class ModelCallsResource(dg.ConfigurableResource[ModelCalls]):
-    """Hands out ModelCalls. Secrets are no fields: the manifest names them, the environment holds them.
+    """Hands out ModelCalls. Secrets are no fields: the manifest names them, the environment holds them."""
 
-    Its places are plain fields and not resources of their own: Dagster 1.13 warns of itself where resources nest.
-    """
-
+    # Places are plain fields and not resources of their own: Dagster 1.13 warns of itself where resources nest.
     home_root: str = Field(description="The home folder; foundry.yaml in it says what may be called and read.")
     warehouse_root: str = Field(description="Where tables go: a folder, or a URL such as s3://bucket/path.")
     ledger: str = Field(description="Folder that keeps every answer until its slice is committed, and the rates.")

@@ -132,6 +132,14 @@ def test_responses_carry_the_manifests_readme_and_parameters_but_no_foreign_pict
     assert "<img" not in description
 
 
+def test_the_first_sentence_of_every_description_has_no_markdown_since_the_catalogue_shows_it_raw(root: Path) -> None:
+    write_mood_model(root, URL, name="mood_of_a_text")
+    write_run(root, "notes_mood", "mood_of_a_text", "notes", "exports: [labelbox]\n")
+    first = [(spec.description or "").split(". ")[0] for spec in definitions_of(root).resolve_all_asset_specs()]
+    assert all(first)
+    assert not [sentence for sentence in first if set(sentence) & set("*`\\[<")]
+
+
 def test_a_secret_in_an_endpoints_query_is_not_shown(root: Path) -> None:
     write_mood_model(root, f"{URL}?key=hunter2")
     shown = [

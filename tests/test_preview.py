@@ -135,6 +135,13 @@ def test_what_cannot_be_is_refused_before_any_call(place: Place, config: dict[st
     assert place.model.requests == []
 
 
+def test_the_launchpad_comes_with_the_runs_own_parameters_filled_in(place: Place) -> None:
+    write_run(place.root, "notes_mood", "mood", "notes", "inference_params: {strictness: 0.25}\n")
+    field = params_field(load_home(place.root, {}).runs["notes_mood"])
+    assert field.default_value == {"strictness": 0.25}
+    assert not field.is_required
+
+
 @pytest.mark.parametrize("params", [{"strictness": "high"}, {"strictnes": 0.5}])
 def test_a_wrong_type_or_name_is_refused_by_the_launchpad_itself(place: Place, params: dict[str, Any]) -> None:
     with pytest.raises(dg.DagsterInvalidConfigError, match="strictnes"):
@@ -180,6 +187,19 @@ def test_pictures_are_drawn_on_the_page_and_small_in_the_metadata(tmp_path: Path
     pictures = [value for name, value in metadata.items() if name.startswith("picture_")]
     assert len(pictures) == 3
     assert all(len(picture) < 20_000 for picture in pictures)
+
+
+def test_several_predictions_of_one_feature_are_counted_in_the_metadata(tmp_path: Path) -> None:
+    def reply(_: Request) -> Reply:
+        return Reply({"thing": {"boxes": [[1, 2, 30, 20], [5, 5, 9, 9]], "scores": [0.9, 0.8]}})
+
+    with FakeModel(reply) as model, dg.DagsterInstance.ephemeral() as instance:
+        write_box_model(tmp_path, model.url)
+        write_pictures(tmp_path, 1)
+        write_run(tmp_path, "things", "finder", "street", "")
+        place = Place(tmp_path, model, instance)
+        place.make(data_rows_key("street"))
+        assert "| 0.jpg | ok | 2 thing |" in place.preview("things")["rows"]
 
 
 def test_rejects_are_shown_with_their_reasons(tmp_path: Path) -> None:
