@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from assets.audit import Answers, audit_answers, total_rows
 from assets.keys import decoded_tables
 from assets.stops import Totals
 from assets.work import ALL_SLICES, Result
@@ -12,6 +11,7 @@ from foundry_pipeline.calls.budget import Cost
 from foundry_pipeline.evaluation.evaluate import WHOLE_RUN
 from foundry_pipeline.evaluation.report import report_name
 from foundry_pipeline.home import Run
+from foundry_pipeline.quality.answers import Answers, audit_answers, total_rows
 from foundry_pipeline.rows.datasets import DatasetReport
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import METRICS, REJECTS, RESPONSES

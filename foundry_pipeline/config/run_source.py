@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from foundry_pipeline.config.checks_source import Checks, checks
 from foundry_pipeline.config.dataset_source import Dataset
 from foundry_pipeline.config.fields import (
     Block,
@@ -28,6 +29,9 @@ from foundry_pipeline.errors import shown
 from foundry_pipeline.manifest import Manifest
 
 T = TypeVar("T")
+
+MOST_FAILED = 0.05
+"""Share of failed rows that a slice may have where its run says nothing."""
 
 References = Mapping[str, T | None]
 """Every word that may stand for a thing -> the thing; None where its own file has problems."""
@@ -64,11 +68,12 @@ class Run:
     keep_empty: bool = True
     """Data rows in which nothing was found are in the exports that can say so."""
     schedule: str | None = None
-    max_failed_share: float = 0.05
+    max_failed_share: float = MOST_FAILED
     budget: Money | None = None
     """What all calls of this run may cost together, in the currency of the model's `cost_per_call`."""
     follow_dataset: bool = False
     """Launch this run's new slices when its dataset grows, where the growth sensor is on."""
+    checks: Checks = field(default_factory=Checks)
 
     def feature_of(self, model_class: str) -> str | None:
         """Your feature for the model's class; None where the run leaves the class out of exports."""
@@ -96,6 +101,7 @@ def run_of(
         "follow_dataset": flag,
     }
     plain = block.given(readers)
+    plain["checks"] = _checks(block, plain.get("max_failed_share", MOST_FAILED))
     block.close()
     sound = (None if model is None else models[model], None if dataset is None else datasets[dataset])
     _refuse_unsound(root, {"model": (model, sound[0]), "dataset": (dataset, sound[1])}, found)
@@ -108,6 +114,12 @@ def run_of(
     _check_media(sound[0], sound[1], block, found)
     _check_exports(sound[1], plain.get("exports", ()), block, found)
     return None if found.problems else Run(name, found.file, sound[0], sound[1], params, **plain)
+
+
+def _checks(block: Block, max_failed_share: float) -> Checks:
+    """`max_failed_share` is the limit of failed rows, unless the check has one of its own."""
+    usual = Checks(failed_share=replace(Checks().failed_share, limit=max_failed_share))
+    return block.read("checks", checks(usual)) or usual
 
 
 def _export_formats() -> Collection[str]:
