@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from assets.blocking import refuse_if_blocked
 from assets.descriptions import table_description
 from assets.keys import decoded_keys, decoded_tables, responses_key, table_key
 from assets.metadata import decoded_metadata, table_metadata
@@ -45,6 +46,7 @@ def prediction_assets(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
         contents: dg.ResourceParam[Contents],
         listener: dg.ResourceParam[Listener],
     ) -> Iterator[dg.MaterializeResult[None]]:
+        refuse_if_blocked(context, run, [responses_key(run.name)])
         asked = [key for key in decoded_keys(run) if key in context.selected_asset_keys]
         with slices_of_step(context) as outcomes, contents.open(run.dataset) as reader:
             job = DecodeJob(run, warehouse.root, contents.home_root, contents.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,19 @@ def test_a_slip_is_named_with_its_place(tmp_path: Path, checks: str, path: str, 
     assert problem.path == path
     assert message in problem.message
     assert "notes_mood" not in home.runs
+
+
+def test_the_page_about_quality_has_every_check_with_its_limit_and_severity() -> None:
+    page = (Path(__file__).parent.parent / "docs/quality.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \| (\w+) \|$", page, re.MULTILINE)
+    said = {name: (float(re.findall(r"[\d.]+", limit)[-1]), severity) for name, limit, severity in rows}
+    assert said == {name: (Checks().rule(name).limit, Checks().rule(name).severity.value) for name in CHECKS}
+
+
+def test_the_example_of_the_page_about_quality_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/quality.md").read_text()
+    [example] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    checks = checks_of(tmp_path, example)
+    assert checks.score_drift.blocking
+    assert checks.canary_rows.blocking
+    assert not checks.on("duplicates")

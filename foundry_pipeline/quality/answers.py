@@ -130,12 +130,10 @@ def failed_finding(run: Run, answers: Answers) -> Finding:
     words = f"no row of {answers.outcomes.total():,} failed"
     if failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in answers.failures.codes.most_common(CODES_SAID))
-        words = (
-            f"{failed:,} of {answers.outcomes.total():,} rows failed ({share:.1%}): {codes}; most in slice "
-            f"{slice_key} ({of_worst:.1%}). They are asked again next time"
-        )
+        words = f"{failed:,} of {answers.outcomes.total():,} rows failed ({share:.1%}): {codes}. "
+        words += "They are asked again next time."
     worst = [Worst(row.global_key, f"{row.code}: {row.message}") for row in answers.failures.named()]
-    facts = {"failed_share": share, "worst_slice": slice_key, "failed": failed}
+    facts = {"failed_share": share, "failed": failed, "worst_slice": slice_key, "failed_share_of_worst_slice": of_worst}
     return Finding(
         FAILED_SHARE, run.checks.failed_share, share, words, tuple(worst[:ROWS_NAMED]), facts, noted=failed > 0
     )

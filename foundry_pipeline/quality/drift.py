@@ -75,6 +75,17 @@ def write_baseline(
     store.write_file(f"{quality_folder(run)}/{table}.json", content.encode("utf-8", "surrogatepass"))
 
 
+def forget(store: Store, run: str) -> list[str]:
+    """Take away a run's last good states and its canaries' first answers; the files that there were.
+
+    The next check of the run then has nothing to compare with, and keeps what it finds.
+    """
+    names = [f"{quality_folder(run)}/{name}" for name in store.file_names(quality_folder(run))]
+    for name in names:
+        store.remove_file(name)
+    return names
+
+
 @dataclass(frozen=True, slots=True)
 class _Compared:
     """Something that was compared with what it was: in words, and how it differs."""
