@@ -6,11 +6,12 @@ import glob
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundry_pipeline.config.fields import Block, Reader, refuse, text, whole
+from foundry_pipeline.config.catalogue_source import Freshness, freshness, owner, tags
+from foundry_pipeline.config.fields import Block, Reader, list_of, refuse, text, whole
 from foundry_pipeline.config.ontology_source import media_type
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.config.yaml_source import Findings, Item
@@ -30,6 +31,10 @@ class Dataset:
     rows_per_slice: int = 1000
     ground_truth: str | None = None
     encoding: str = "utf-8"
+    owners: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    freshness: Freshness | None = None
+    """How long ago the last load may be; None: as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,9 @@ def dataset_of(root: Item, name: str, base: Path, home: Path, settings: Settings
         "rows_per_slice": whole(1, 100_000),
         "ground_truth": _ground_truth(places),
         "encoding": _encoding,
+        "owners": list_of(owner, empty=True),
+        "tags": tags,
+        "freshness": freshness,
     }
     plain = block.given(readers)
     block.close()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from foundry_pipeline.config.catalogue_source import Freshness, freshness, owner, tags
 from foundry_pipeline.config.checks_source import Checks, checks
 from foundry_pipeline.config.dataset_source import Dataset
 from foundry_pipeline.config.fields import (
@@ -74,6 +75,10 @@ class Run:
     follow_dataset: bool = False
     """Launch this run's new slices when its dataset grows, where the growth sensor is on."""
     checks: Checks = field(default_factory=Checks)
+    owners: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    freshness: Freshness | None = None
+    """How old answers, tables and exports may be; None: as old as they like."""
 
     def feature_of(self, model_class: str) -> str | None:
         """Your feature for the model's class; None where the run leaves the class out of exports."""
@@ -99,6 +104,9 @@ def run_of(
         "max_failed_share": number(least=0, most=1),
         "budget": money(most=1_000_000_000),
         "follow_dataset": flag,
+        "owners": list_of(owner, empty=True),
+        "tags": tags,
+        "freshness": freshness,
     }
     plain = block.given(readers)
     plain["checks"] = _checks(block, plain.get("max_failed_share", MOST_FAILED))
