@@ -29,7 +29,8 @@ def _refusals(instance: dg.DagsterInstance, run: Run, upstream: Set[dg.AssetKey]
         if spec.blocking and spec.asset_key in upstream:
             evaluation = _latest(instance, spec.key)
             if evaluation is not None and not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
-                yield f"the check {spec.name} of {spec.asset_key.to_user_string()} failed: {evaluation.description}"
+                words = (evaluation.description or "").rstrip(".")
+                yield f"the check {spec.name} of {spec.asset_key.to_user_string()} failed: {words}"
 
 
 def _latest(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.AssetCheckEvaluation | None:
