@@ -2,6 +2,7 @@
 
 They look at all slices and not at those of the step: Dagster's partitioned checks do not know ranges of partitions. A
 check that blocks holds back what is made of its asset, in the same Dagster run and in later ones.
+Whether files are as they were written is looked at on request only, since that reads all of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +20,19 @@ from foundry_pipeline.quality.answers import (
     ANSWERED,
     FAILED_SHARE,
     REJECT_SHARE,
-    Answers,
     answered_finding,
-    audit_answers,
     audit_rejects,
     failed_finding,
     rejects_finding,
 )
+from foundry_pipeline.quality.audit import Answers, audit_answers, damaged_files
 from foundry_pipeline.quality.finding import Finding
 from foundry_pipeline.quality.table_checks import check_table, table_checks
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import REJECTS, TableSpec
+from foundry_pipeline.tables import REJECTS, RESPONSES, TableSpec
 
+INTACT = "files_intact"
+SLICES_NAMED = 20
 WORST_CHARS = 1600
 """An event is kept for ever: a check's rows stay below 4 KB with everything else."""
 
@@ -49,13 +51,56 @@ _MEASURES: Mapping[str, str] = {
 
 
 def run_checks(run: Run) -> list[dg.AssetChecksDefinition]:
-    """All checks of one run: a step on its responses, a step on its tables. None of what the run file turns off."""
+    """All checks of one run: a step on its responses, a step on its tables, a step on the files of both.
+
+    Of the first two, none that the run file turns off.
+    """
     steps = [(_responses_specs(run), _responses_checks), (_tables_specs(run), _tables_checks)]
-    return [step(run, specs) for specs, step in steps if specs]
+    return [*(step(run, specs) for specs, step in steps if specs), _files_checks(run)]
+
+
+def _files_checks(run: Run) -> dg.AssetChecksDefinition:
+    tables = {table_key(run.name, spec.name): spec for spec in (RESPONSES, *decoded_tables(run))}
+    description = "Every file has the sha256 that it was committed with. Reads all files: executed on request only."
+
+    @dg.multi_asset_check(
+        name=f"{run.name}__files_checks",
+        specs=[dg.AssetCheckSpec(INTACT, asset=key, description=description) for key in tables],
+        can_subset=True,
+    )
+    def files_checks(
+        context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Store]
+    ) -> Iterator[dg.AssetCheckResult]:
+        for asked in context.selected_asset_check_keys:
+            yield _intact(run, asked.asset_key, tables[asked.asset_key], warehouse)
+
+    return files_checks
+
+
+def _intact(run: Run, key: dg.AssetKey, spec: TableSpec, store: Store) -> dg.AssetCheckResult:
+    damaged = damaged_files(run, store, spec)
+    advice = "ask its rows again with refresh" if spec is RESPONSES else "materialize it again: no call is needed"
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=INTACT,
+        passed=not damaged,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "files": len(store.slices(spec, run.name)),
+            "damaged": len(damaged),
+            "for_example": dg.MetadataValue.json(dict(list(damaged.items())[:SLICES_NAMED])),
+            **({"advice": advice} if damaged else {}),
+        },
+    )
+
+
+def files_check_keys(run: Run) -> list[dg.AssetCheckKey]:
+    """The checks that no job executes by itself."""
+    return [dg.AssetCheckKey(table_key(run.name, spec.name), INTACT) for spec in (RESPONSES, *decoded_tables(run))]
 
 
 def check_specs(run: Run) -> list[dg.AssetCheckSpec]:
-    """What `run_checks` checks."""
+    """What `run_checks` checks beside files: whatever may block."""
     return [*_responses_specs(run), *_tables_specs(run)]
 
 

@@ -34,7 +34,7 @@ from foundry_pipeline.config.fields import near
 from foundry_pipeline.home import Dataset, Home, Run, load_home
 from foundry_pipeline.invoke import CallOptions
 from foundry_pipeline.preview.gallery import page_name
-from foundry_pipeline.quality.answers import row_count
+from foundry_pipeline.quality.audit import row_count
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 from resources import Places

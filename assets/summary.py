@@ -12,7 +12,7 @@ from foundry_pipeline.calls.budget import Cost
 from foundry_pipeline.evaluation.evaluate import WHOLE_RUN
 from foundry_pipeline.evaluation.report import report_name
 from foundry_pipeline.home import Run
-from foundry_pipeline.quality.answers import Answers, audit_answers, total_rows
+from foundry_pipeline.quality.audit import Answers, audit_answers, total_rows
 from foundry_pipeline.rows.datasets import DatasetReport
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import METRICS, REJECTS, RESPONSES

@@ -81,6 +81,8 @@ def test_a_check_that_blocks_is_an_error(tmp_path: Path) -> None:
             "there is no reason 'not_finit' (did you mean 'not_finite'?)",
         ),
         ("{canary_rows: {rows: [a, a]}}", "$.checks.canary_rows.rows[1]", "'a' stands twice"),
+        ("{canary_rows: {blocking: true}}", "$.checks.canary_rows", "names no rows: expected `rows`"),
+        ("{canary_rows: warn}", "$.checks.canary_rows", "names no rows: expected `rows`"),
         ("[score_drift]", "$.checks", "expected a mapping"),
     ],
 )

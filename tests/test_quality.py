@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from foundry_pipeline.config.checks_source import CanaryRule, Checks, DuplicatesRule, Rule, Severity
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
-from foundry_pipeline.quality.answers import answered_finding, audit_answers
+from foundry_pipeline.quality.answers import answered_finding
+from foundry_pipeline.quality.audit import audit_answers
 from foundry_pipeline.quality.duplicates import near_duplicates
 from foundry_pipeline.quality.finding import Finding, Worst, WorstRows
 from foundry_pipeline.quality.histogram import beyond_chance, distance
@@ -369,7 +370,10 @@ def test_a_canary_without_a_good_answer_or_that_is_no_data_row_is_named(run: Run
     )
 
 
-def test_a_data_row_with_several_responses_counts_once_with_its_worst_outcome(run: Run, store: Store) -> None:
+def test_a_data_row_with_several_responses_is_one_row_asked_and_answered_where_all_are_good(
+    run: Run, store: Store
+) -> None:
+    run = with_checks(run, canary_rows=CANARY)
     put(store, run, "00000", 3, [])
     table = store.read(RESPONSES, "objects", "00000")
     assert table is not None
@@ -377,9 +381,11 @@ def test_a_data_row_with_several_responses_counts_once_with_its_worst_outcome(ru
     rows = [*again, *table.to_pylist()]
     columns = {name: [row[name] for row in rows] for name in RESPONSES.schema.names}
     store.commit("objects", "00000", {"responses": build(RESPONSES, columns)})
-    answers = audit_answers(run, store)
-    assert answers.outcomes == {"ok": 2, "failed": 1}
-    assert answered_finding(run, answers).passed
+    finding = answered_finding(run, audit_answers(run, store))
+    assert finding.passed
+    assert finding.words == "3 data rows asked, 3 with an outcome"
+    findings = found(run, store)
+    assert findings["canary_rows"].worst == (Worst("0.jpg", "has no good answer"),)
 
 
 def test_rows_that_were_swapped_for_others_are_named(run: Run, store: Store) -> None:

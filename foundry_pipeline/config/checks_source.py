@@ -109,9 +109,18 @@ def checks(usual: Checks) -> Reader[Checks]:
             return None
         given = block.given({name: _rule(usual.rule(name)) for name in CHECKS})
         block.close()
-        return replace(usual, **given)
+        read = replace(usual, **given)
+        _refuse_without_rows(read.canary_rows, block, found)
+        return read
 
     return read
+
+
+def _refuse_without_rows(rule: CanaryRule, block: Block, found: Findings) -> None:
+    """A check of no rows would pass for ever, and be trusted."""
+    item = block.item("canary_rows")
+    if item is not None and rule.severity is not Severity.OFF and not rule.rows and not found.problems:
+        refuse(item, found, "names no rows: expected `rows` with the global keys of data rows")
 
 
 def _rule(usual: R) -> Reader[R]:

@@ -13,7 +13,6 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from foundry_pipeline.home import Run
-from foundry_pipeline.quality.answers import worst_outcomes
 from foundry_pipeline.store import Store, reading
 from foundry_pipeline.tables import (
     BOXES,
@@ -103,11 +102,11 @@ def _compact(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
 
 
 def _asked(run: Run, store: Store, slice_key: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(asked, answered)"""
+    """(asked, answered). A data row with several responses has a good answer where all of them are good."""
     table = store.read(RESPONSES, run.name, slice_key, ["global_key", "outcome"])
     if table is None:
         return frozenset(), frozenset()
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    outcomes = worst_outcomes(frame)
-    return frozenset(outcomes["global_key"]), frozenset(outcomes.filter(pl.col("outcome") == "ok")["global_key"])
+    by_row = frame.group_by("global_key").agg(good=(pl.col("outcome") == "ok").all())
+    return frozenset(by_row["global_key"]), frozenset(by_row.filter("good")["global_key"])
