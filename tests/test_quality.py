@@ -242,6 +242,16 @@ def test_answers_of_a_question_are_classes(store: Store) -> None:
     assert finding.worst[0] == Worst("0", "mood: bad: 10.0% -> 60.0%")
 
 
+def test_a_class_that_a_model_made_up_reaches_no_terminal_as_it_came(store: Store) -> None:
+    run = make_run("open")
+    put(store, run, "00000", 200, boxes_like(200, seed=1))
+    found(run, store)
+    put(store, run, "00000", 200, [one | {"feature": "\x1b[2J" + "x" * 500} for one in boxes_like(200, seed=1)])
+    words = found(run, store)["class_balance"].words
+    assert words.isprintable()
+    assert len(words) < 400
+
+
 def test_a_check_that_is_off_is_not_made_and_stops_no_baseline(run: Run, store: Store) -> None:
     run = with_checks(run, scores_in_0_1=Rule(Severity.OFF), duplicates=DuplicatesRule(Severity.OFF))
     put(store, run, "00000", 1, [box("0.jpg", score=3.0)])

@@ -17,7 +17,7 @@ from foundry_pipeline.config.checks_source import CanaryRule
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.quality.drift import quality_folder
-from foundry_pipeline.quality.finding import WORST_ROWS, Finding, Worst, counted
+from foundry_pipeline.quality.finding import WORST_ROWS, Finding, Worst, counted, plain
 from foundry_pipeline.quality.piece import Piece
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import TableSpec
@@ -64,7 +64,7 @@ class Canaries:
         changed = [worst for key in self.rule.rows if (worst := self._change(key)) is not None]
         rows = len(self.rule.rows)
         words = f"{len(changed):,} of {counted(rows, 'canary row')} changed" + (
-            f": {changed[0].global_key}: {changed[0].why}" if changed else ""
+            f": {plain(changed[0].global_key)}: {changed[0].why}" if changed else ""
         )
         facts = {"canary_rows": rows, "changed": len(changed), "kept": len(self.kept)}
         return Finding(CANARIES, self.rule, len(changed) / max(rows, 1), words, tuple(changed[:WORST_ROWS]), facts)

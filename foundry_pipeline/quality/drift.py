@@ -15,7 +15,7 @@ from typing import Any
 
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
-from foundry_pipeline.quality.finding import WORST_ROWS, Finding, Worst, counted
+from foundry_pipeline.quality.finding import WORST_ROWS, Finding, Worst, counted, plain
 from foundry_pipeline.quality.histogram import Shift
 from foundry_pipeline.quality.piece import Piece
 from foundry_pipeline.quality.profile import MEASURES, Profile, profile_of
@@ -155,7 +155,7 @@ class Drift:
             "distance_of_whole_run": whole.distance,
             "where": worst.where if number else "",
             "last_good": baseline.seen_at,
-            "then_and_now": {label: [round(then, 4), round(now, 4)] for label, then, now in whole.movers()[:20]},
+            "then_and_now": {plain(label): [round(then, 4), round(now, 4)] for label, then, now in whole.movers()[:20]},
         }
         over = number > run.checks.rule(measure).limit
         return Finding(measure, run.checks.rule(measure), number, words, _risen(worst.shift) if over else (), facts)
@@ -170,7 +170,7 @@ class Drift:
 
 
 def _moves(shift: Shift) -> str:
-    return ", ".join(f"{label} {then:.1%} -> {now:.1%}" for label, then, now in shift.movers()[:MOVERS_SAID])
+    return ", ".join(f"{plain(label)} {then:.1%} -> {now:.1%}" for label, then, now in shift.movers()[:MOVERS_SAID])
 
 
 def _risen(shift: Shift) -> tuple[Worst, ...]:
@@ -178,7 +178,7 @@ def _risen(shift: Shift) -> tuple[Worst, ...]:
     rows: dict[str, str] = {}
     for label, then, now in shift.movers():
         for key in shift.now.examples.get(label, ()) if now > then else ():
-            rows.setdefault(key, f"{label}: {then:.1%} -> {now:.1%}")
+            rows.setdefault(key, f"{plain(label)}: {then:.1%} -> {now:.1%}")
     return tuple(Worst(key, why) for key, why in rows.items())[:WORST_ROWS]
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from foundry_pipeline.config.checks_source import Rule, Severity
+from foundry_pipeline.errors import shown
 
 WORST_ROWS = 20
 """Rows named by a finding: a person looks at a few, a table is there for all of them."""
+NAME_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class WorstRows:
     def rows(self) -> tuple[Worst, ...]:
         """The worst first."""
         return tuple(worst for _, _, worst in sorted(self._heap, reverse=True))
+
+
+def plain(name: str) -> str:
+    """A class or key, which may be a stranger's text, for words: what is long or invisible is cut or escaped."""
+    return name if name.isprintable() and len(name) <= NAME_CHARS else shown(name)
 
 
 def counted(number: int, word: str) -> str:
