@@ -6,8 +6,9 @@ from typing import Any
 
 import dagster as dg
 
+from assets.blocking import refuse_if_blocked
 from assets.descriptions import annotations_description
-from assets.keys import annotations_key, data_rows_key, decoded_keys
+from assets.keys import annotations_key, data_rows_key, decoded_keys, responses_key
 from assets.versions import exports_version
 from foundry_pipeline.exports import ExportReport, export_run
 from foundry_pipeline.home import Run
@@ -30,8 +31,9 @@ def annotations_asset(run: Run) -> dg.AssetsDefinition:
         code_version=exports_version(run),
     )
     def annotations(
-        warehouse: dg.ResourceParam[Store], contents: dg.ResourceParam[Contents]
+        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Store], contents: dg.ResourceParam[Contents]
     ) -> dg.MaterializeResult[None]:
+        refuse_if_blocked(context, run, [responses_key(run.name), *decoded_keys(run)])
         with contents.open(run.dataset) as reader:
             reports = [export_run(run, warehouse, name, read_text=reader.text) for name in run.exports]
         metadata: dict[str, Any] = {}

@@ -1,32 +1,62 @@
-"""Asset checks over a whole run: every row has an outcome, few fail, few parts are refused, numbers are possible.
+"""Asset checks over a whole run, as its run file wants them; `foundry_pipeline/quality` has what they measure.
 
-They look at all slices and not at those of the step: Dagster's partitioned checks do not know ranges of partitions.
+They look at all slices and not at those of the step: Dagster's partitioned checks do not know ranges of partitions. A
+check that blocks holds back what is made of its asset, in the same Dagster run and in later ones.
 Whether files are as they were written is looked at on request only, since that reads all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 
-from assets.audit import Answers, audit_answers, audit_boxes, audit_scores, damaged_files, reject_reasons, total_rows
+from assets.descriptions import markdown_table
 from assets.keys import decoded_tables, responses_key, table_key
-from assets.unanswered import CODES_SHOWN, worst_codes_table
+from assets.unanswered import worst_codes_table
+from foundry_pipeline.config.checks_source import Rule, Severity
 from foundry_pipeline.home import Run
+from foundry_pipeline.quality.answers import (
+    ANSWERED,
+    FAILED_SHARE,
+    REJECT_SHARE,
+    answered_finding,
+    audit_rejects,
+    failed_finding,
+    rejects_finding,
+)
+from foundry_pipeline.quality.audit import Answers, audit_answers, damaged_files
+from foundry_pipeline.quality.finding import Finding
+from foundry_pipeline.quality.table_checks import check_table, table_checks
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import BOXES, REJECTS, RESPONSES, TableSpec
+from foundry_pipeline.tables import REJECTS, RESPONSES, TableSpec
 
-ANSWERED, FAILED_SHARE = "answered_equals_asked", "failed_share"
-REJECT_SHARE, INSIDE, SCORES = "reject_share", "boxes_inside_picture", "scores_in_0_1"
 INTACT = "files_intact"
-
-MOST_REJECTS = 0.05
-"""Share of refused parts above which something is wrong with the model or its manifest, and not with one answer."""
 SLICES_NAMED = 20
+WORST_CHARS = 1600
+"""An event is kept for ever: a check's rows stay below 4 KB with everything else."""
+
+_MEASURES: Mapping[str, str] = {
+    ANSWERED: "Every data row has one outcome",
+    FAILED_SHARE: "No row failed; the limit is for the share of rows that did",
+    REJECT_SHARE: "Nothing the model said was refused; the limit is for the share of all parts of replies",
+    "scores_in_0_1": "Every score is from 0 to 1",
+    "boxes_inside_picture": "No box reaches out of its picture by over a pixel",
+    "duplicates": "No prediction repeats another of its data row and feature",
+    "predictions_per_row": "As many predictions a data row as in the last good materialization",
+    "score_drift": "Scores are spread as in the last good materialization",
+    "class_balance": "Classes have their shares of the last good materialization",
+    "canary_rows": "The canary rows of the run file are answered as they were at first",
+}
 
 
 def run_checks(run: Run) -> list[dg.AssetChecksDefinition]:
-    """All checks of one run: a step on its responses, a step on its tables, a step on the files of both."""
-    return [_responses_checks(run), _tables_checks(run), _files_checks(run)]
+    """All checks of one run: a step on its responses, a step on its tables, a step on the files of both.
+
+    Of the first two, none that the run file turns off.
+    """
+    steps = [(_responses_specs(run), _responses_checks), (_tables_specs(run), _tables_checks)]
+    return [*(step(run, specs) for specs, step in steps if specs), _files_checks(run)]
 
 
 def _files_checks(run: Run) -> dg.AssetChecksDefinition:
@@ -69,65 +99,103 @@ def files_check_keys(run: Run) -> list[dg.AssetCheckKey]:
     return [dg.AssetCheckKey(table_key(run.name, spec.name), INTACT) for spec in (RESPONSES, *decoded_tables(run))]
 
 
-def _responses_checks(run: Run) -> dg.AssetChecksDefinition:
+def check_specs(run: Run) -> list[dg.AssetCheckSpec]:
+    """What `run_checks` checks beside files: whatever may block."""
+    return [*_responses_specs(run), *_tables_specs(run)]
+
+
+def _responses_specs(run: Run) -> list[dg.AssetCheckSpec]:
+    names = [name for name in (ANSWERED, FAILED_SHARE) if run.checks.on(name)]
+    return [_spec(run, responses_key(run.name), name) for name in names]
+
+
+def _tables_specs(run: Run) -> list[dg.AssetCheckSpec]:
+    return [
+        _spec(run, table_key(run.name, table.name), name)
+        for table in decoded_tables(run)
+        for name in _checks_of(run, table)
+    ]
+
+
+def _checks_of(run: Run, table: TableSpec) -> tuple[str, ...]:
+    if table is REJECTS:
+        return (REJECT_SHARE,) if run.checks.on(REJECT_SHARE) else ()
+    return table_checks(run, table)
+
+
+def _spec(run: Run, key: dg.AssetKey, name: str) -> dg.AssetCheckSpec:
+    rule = run.checks.rule(name)
+    words = f"{_MEASURES[name]}. Over {rule.limit:g}: {_consequence(rule)}."
+    return dg.AssetCheckSpec(name, asset=key, description=words, blocking=rule.blocking)
+
+
+def _consequence(rule: Rule) -> str:
+    if rule.blocking:
+        return "an error, and what is made of this is held back"
+    return "an error" if rule.severity is Severity.ERROR else "a warning"
+
+
+def _responses_checks(run: Run, specs: Sequence[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
     key = responses_key(run.name)
 
-    @dg.multi_asset_check(
-        name=f"{run.name}__responses_checks",
-        specs=[
-            dg.AssetCheckSpec(ANSWERED, asset=key, description="Every call that the data rows take has one outcome."),
-            dg.AssetCheckSpec(
-                FAILED_SHARE,
-                asset=key,
-                description=f"No row failed; an error above {run.max_failed_share:.1%}, the run's max_failed_share.",
-            ),
-        ],
-        can_subset=True,
-    )
+    @dg.multi_asset_check(name=f"{run.name}__responses_checks", specs=specs, can_subset=True)
     def responses_checks(
         context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Store]
     ) -> Iterator[dg.AssetCheckResult]:
         answers = audit_answers(run, warehouse)
-        results = {ANSWERED: _answered(key, answers), FAILED_SHARE: _failed_share(key, answers, run.max_failed_share)}
+        results = {
+            ANSWERED: _result(key, answered_finding(run, answers)),
+            FAILED_SHARE: _result(key, failed_finding(run, answers), _worst_codes(answers)),
+        }
         yield from (results[asked.name] for asked in context.selected_asset_check_keys)
 
     return responses_checks
 
 
-def _answered(key: dg.AssetKey, answers: Answers) -> dg.AssetCheckResult:
+def _tables_checks(run: Run, specs: Sequence[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
+    tables = {table_key(run.name, spec.name): spec for spec in decoded_tables(run)}
+
+    @dg.multi_asset_check(name=f"{run.name}__predictions_checks", specs=specs, can_subset=True)
+    def predictions_checks(
+        context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Store]
+    ) -> Iterator[dg.AssetCheckResult]:
+        asked = context.selected_asset_check_keys
+        for key, table in tables.items():
+            names = {check.name for check in asked if check.asset_key == key}
+            findings = _findings(run, warehouse, table) if names else {}
+            yield from (_result(key, finding) for name, finding in findings.items() if name in names)
+
+    return predictions_checks
+
+
+def _findings(run: Run, store: Store, table: TableSpec) -> Mapping[str, Finding]:
+    if table is REJECTS:
+        return {REJECT_SHARE: rejects_finding(run, audit_rejects(run, store))}
+    return check_table(run, store, table, datetime.now(UTC))
+
+
+def _result(key: dg.AssetKey, finding: Finding, more: Mapping[str, Any] | None = None) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key,
-        check_name=ANSWERED,
-        passed=not answers.missing and not answers.unequal,
-        severity=dg.AssetCheckSeverity.ERROR if answers.unequal else dg.AssetCheckSeverity.WARN,
-        metadata={
-            "data_rows": answers.rows,
-            "calls": answers.outcomes.total(),
-            **dict(sorted(answers.outcomes.items())),
-            "slices": answers.slices,
-            "slices_without_responses": len(answers.missing),
-            "slices_with_other_rows": len(answers.unequal),
-            "for_example": ", ".join([*answers.unequal, *answers.missing][:SLICES_NAMED]),
-        },
+        check_name=finding.check,
+        passed=finding.passed,
+        severity=dg.AssetCheckSeverity.ERROR if finding.is_error else dg.AssetCheckSeverity.WARN,
+        description=finding.words,
+        metadata={"number": finding.number, "limit": finding.rule.limit, **_facts(finding), **(more or {})},
     )
 
 
-def _failed_share(key: dg.AssetKey, answers: Answers, limit: float) -> dg.AssetCheckResult:
-    share = answers.failed_share
-    return dg.AssetCheckResult(
-        asset_key=key,
-        check_name=FAILED_SHARE,
-        passed=share == 0.0,
-        severity=dg.AssetCheckSeverity.ERROR if share > limit else dg.AssetCheckSeverity.WARN,
-        description=_failures_in_words(answers) if share else None,
-        metadata={"failed_share": share, "limit": limit, **_worst_codes(answers)},
-    )
-
-
-def _failures_in_words(answers: Answers) -> str:
-    failed, rows = answers.outcomes["failed"], answers.outcomes.total()
-    worst = ", ".join(f"{code} {count:,}" for code, count in answers.failures.codes.most_common(CODES_SHOWN))
-    return f"{failed:,} of {rows:,} rows failed ({answers.failed_share:.1%}): {worst}. They are asked again next time."
+def _facts(finding: Finding) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        name: dg.MetadataValue.json(value) if isinstance(value, Mapping) else value
+        for name, value in finding.facts.items()
+    }
+    if finding.worst:
+        rows = [(worst.global_key, worst.why) for worst in finding.worst]
+        facts["worst_rows"] = dg.MetadataValue.md(
+            markdown_table(("data row", "why"), rows, len(rows), most_chars=WORST_CHARS)
+        )
+    return facts
 
 
 def _worst_codes(answers: Answers) -> dict[str, dg.MetadataValue]:
@@ -135,68 +203,3 @@ def _worst_codes(answers: Answers) -> dict[str, dg.MetadataValue]:
     if not failures.codes:
         return {}
     return {"worst_codes": dg.MetadataValue.md(worst_codes_table(failures.codes, failures.examples))}
-
-
-def _tables_checks(run: Run) -> dg.AssetChecksDefinition:
-    tables = {table_key(run.name, spec.name): spec for spec in decoded_tables(run)}
-
-    @dg.multi_asset_check(
-        name=f"{run.name}__predictions_checks", specs=list(_table_check_specs(tables)), can_subset=True
-    )
-    def predictions_checks(
-        context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Store]
-    ) -> Iterator[dg.AssetCheckResult]:
-        for asked in context.selected_asset_check_keys:
-            yield _check_table(run, asked, tables[asked.asset_key], warehouse)
-
-    return predictions_checks
-
-
-def _table_check_specs(tables: dict[dg.AssetKey, TableSpec]) -> Iterator[dg.AssetCheckSpec]:
-    for key, spec in tables.items():
-        if spec is REJECTS:
-            description = f"Nothing the model said was refused; an error above {MOST_REJECTS:.0%} of all parts."
-            yield dg.AssetCheckSpec(REJECT_SHARE, asset=key, description=description)
-        else:
-            yield dg.AssetCheckSpec(SCORES, asset=key, description="Every score is from 0 to 1.")
-        if spec is BOXES:
-            yield dg.AssetCheckSpec(INSIDE, asset=key, description="No box reaches out of its picture by over a pixel.")
-
-
-def _check_table(run: Run, asked: dg.AssetCheckKey, spec: TableSpec, store: Store) -> dg.AssetCheckResult:
-    if asked.name == REJECT_SHARE:
-        return _reject_share(run, asked.asset_key, store)
-    if asked.name == INSIDE:
-        return _inside(run, asked.asset_key, store)
-    scores = audit_scores(run, store, spec)
-    return dg.AssetCheckResult(
-        asset_key=asked.asset_key,
-        check_name=SCORES,
-        passed=not scores.wrong,
-        metadata={"scores": scores.of, "wrong": scores.wrong},
-    )
-
-
-def _reject_share(run: Run, key: dg.AssetKey, store: Store) -> dg.AssetCheckResult:
-    reasons = reject_reasons(run, store)
-    rejects = reasons.total()
-    parts = rejects + sum(total_rows(run, store, spec) for spec in decoded_tables(run) if spec is not REJECTS)
-    share = rejects / max(parts, 1)
-    return dg.AssetCheckResult(
-        asset_key=key,
-        check_name=REJECT_SHARE,
-        passed=not rejects,
-        severity=dg.AssetCheckSeverity.ERROR if share > MOST_REJECTS else dg.AssetCheckSeverity.WARN,
-        metadata={"rejects": rejects, "share": share, "reasons": dg.MetadataValue.json(dict(reasons.most_common()))},
-    )
-
-
-def _inside(run: Run, key: dg.AssetKey, store: Store) -> dg.AssetCheckResult:
-    outside = audit_boxes(run, store)
-    return dg.AssetCheckResult(
-        asset_key=key,
-        check_name=INSIDE,
-        passed=not outside.boxes,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"boxes": outside.of, "outside": outside.boxes, "worst_px": outside.worst_px},
-    )

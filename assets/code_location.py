@@ -2,11 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
 from assets.annotations import annotations_asset
+from assets.catalogue import automation_sensor, catalogued_dataset, catalogued_run
 from assets.checks import run_checks
 from assets.data_rows import data_rows_asset
 from assets.evaluation import evaluation_asset
@@ -15,7 +16,7 @@ from assets.predictions import prediction_assets
 from assets.preview import preview_asset
 from assets.responses import responses_asset
 from assets.sensors import growth_sensor, rescue_sensor
-from foundry_pipeline.home import Home
+from foundry_pipeline.home import Home, Run
 from resources import (
     ContentsResource,
     HomeResource,
@@ -43,12 +44,8 @@ def code_location(home: Home, places: Places, resources: Mapping[str, object] | 
     following = {d.name: [run for run in runs if run.follow_dataset and run.dataset.name == d.name] for d in datasets}
     return dg.Definitions(
         assets=[
-            *(data_rows_asset(dataset, warehouse) for dataset in datasets),
-            *(preview_asset(run) for run in runs),
-            *(responses_asset(run, warehouse) for run in runs),
-            *(prediction_assets(run, warehouse) for run in runs),
-            *(annotations_asset(run) for run in runs if run.exports),
-            *(evaluation_asset(run, siblings[run.dataset.name]) for run in runs if run.dataset.ground_truth),
+            *(catalogued_dataset(dataset, data_rows_asset(dataset, warehouse)) for dataset in datasets),
+            *(catalogued_run(run, asset) for run in runs for asset in _assets(run, siblings, warehouse)),
         ],
         asset_checks=[check for run in runs for check in run_checks(run)],
         jobs=[*loading.values(), *calling.values(), *(preview_job(run, home) for run in runs)],
@@ -58,12 +55,23 @@ def code_location(home: Home, places: Places, resources: Mapping[str, object] | 
                 growth_sensor(d, loading[d.name], following[d.name], [calling[run.name] for run in following[d.name]])
                 for d in datasets
             ),
-            *([rescue_sensor(home.runs, list(calling.values()))] if runs else []),
+            *([rescue_sensor(home.runs, list(calling.values())), automation_sensor(runs)] if runs else []),
         ],
         resources={**_resources(places), **(resources or {})},
         # A process of its own for each step costs 3 CPU-seconds, and these steps wait for the network and the disk.
         executor=dg.in_process_executor,
     )
+
+
+def _assets(run: Run, siblings: Mapping[str, Sequence[str]], warehouse: str) -> Iterator[dg.AssetsDefinition]:
+    """One run's, in the order data flows. `siblings` are the runs on each dataset."""
+    yield preview_asset(run)
+    yield responses_asset(run, warehouse)
+    yield prediction_assets(run, warehouse)
+    if run.exports:
+        yield annotations_asset(run)
+    if run.dataset.ground_truth:
+        yield evaluation_asset(run, siblings[run.dataset.name])
 
 
 def _resources(places: Places) -> dict[str, object]:

@@ -11,8 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import Self
 
+from assets.outcomes import ALL_SLICES
 from assets.progress import Gauge
-from assets.work import ALL_SLICES, News, Result, Stop, Task, Worker
+from assets.work import News, Result, Stop, Task, Worker
 from foundry_pipeline.home import Home, load_home
 from resources import Places
 

@@ -51,8 +51,11 @@ def data_rows_asset(dataset: Dataset, warehouse_root: str) -> dg.AssetsDefinitio
         )
         listener.on_loaded(report)
         register_slices(context.instance, dataset.name, report.slices)
+        folder = dg.MetadataValue.path(warehouse.uri(DATA_ROWS, dataset.name))
         yield dg.MaterializeResult(
-            metadata=dataset_metadata(report), data_version=_data_version(report), check_results=[_all_loaded(report)]
+            metadata={**dataset_metadata(report), "folder": folder},
+            data_version=_data_version(report),
+            check_results=[_all_loaded(report)],
         )
 
     return data_rows

@@ -6,8 +6,9 @@ from typing import Any
 
 import dagster as dg
 
+from assets.blocking import refuse_if_blocked
 from assets.descriptions import evaluation_description, markdown_table
-from assets.keys import data_rows_key, decoded_keys, evaluation_key
+from assets.keys import data_rows_key, decoded_keys, evaluation_key, responses_key
 from assets.metadata import column_schema
 from assets.versions import evaluation_version
 from foundry_pipeline.evaluation.compare import Comparison, compare_runs
@@ -36,8 +37,9 @@ def evaluation_asset(run: Run, siblings: Sequence[str]) -> dg.AssetsDefinition:
         code_version=evaluation_version(run),
     )
     def evaluation(
-        warehouse: dg.ResourceParam[Store], contents: dg.ResourceParam[Contents]
+        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Store], contents: dg.ResourceParam[Contents]
     ) -> dg.MaterializeResult[None]:
+        refuse_if_blocked(context, run, [responses_key(run.name), *decoded_keys(run)])
         truth = contents.ground_truth(run.dataset)
         found = evaluate_run(run, warehouse, lambda rows: read_truth(truth, str(run.dataset.ground_truth), rows))
         comparison = compare_runs(warehouse, run.dataset.name, siblings)

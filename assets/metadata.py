@@ -41,6 +41,11 @@ def table_uri(spec: TableSpec, owner: str, warehouse: str) -> str:
     return f"{warehouse.rstrip('/')}/{spec.name}/{'dataset' if spec is DATA_ROWS else 'run'}={owner}"
 
 
+def slice_file(spec: TableSpec, owner: str, warehouse: str, slice_key: str) -> dict[str, Any]:
+    """Where one slice of a table is; `warehouse` is a folder or URL."""
+    return {"file": dg.MetadataValue.path(f"{table_uri(spec, owner, warehouse)}/{slice_key}.parquet")}
+
+
 def dataset_metadata(report: DatasetReport) -> dict[str, Any]:
     """Of a loaded dataset."""
     return {

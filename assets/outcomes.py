@@ -22,6 +22,8 @@ INPUT_EVENT = "dagster/input_event_pointer"
 
 FAILURES = "failures"
 """Metadata of a failed step: slice key -> what happened."""
+ALL_SLICES = ""
+"""Stands for all of a step's slices among its failures, where one is not about one of them."""
 FAILURES_KEPT = 100
 SLICES_CHARS = 1000
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from assets.blocking import refuse_if_blocked
 from assets.descriptions import table_description
 from assets.keys import decoded_keys, decoded_tables, responses_key, table_key
-from assets.metadata import decoded_metadata, table_metadata
+from assets.lineage import column_lineage
+from assets.metadata import decoded_metadata, slice_file, table_metadata
 from assets.outcomes import Finished, Outcomes, slices_of_step
 from assets.partitions import slices_of
 from assets.versions import decoding_version
@@ -20,7 +22,7 @@ from foundry_pipeline.home import Run
 from foundry_pipeline.predictions import DecodeReport
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import TableSpec
+from foundry_pipeline.tables import TABLES, TableSpec
 from resources import Contents, Listener
 
 MOST_SLICES_A_RUN = 10_000
@@ -45,12 +47,13 @@ def prediction_assets(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
         contents: dg.ResourceParam[Contents],
         listener: dg.ResourceParam[Listener],
     ) -> Iterator[dg.MaterializeResult[None]]:
+        refuse_if_blocked(context, run, [responses_key(run.name)])
         asked = [key for key in decoded_keys(run) if key in context.selected_asset_keys]
         with slices_of_step(context) as outcomes, contents.open(run.dataset) as reader:
             job = DecodeJob(run, warehouse.root, contents.home_root, contents.settings)
             with contextlib.closing(decode_slices(job, context.partition_keys, _processes())) as results:
                 for slice_key, result in results:
-                    _note(slice_key, result, asked, outcomes)
+                    _note(run, slice_key, result, asked, outcomes, warehouse.root)
                     listener.on_decoded(run.name, slice_key)
             _add_picture(run, warehouse, reader, outcomes)
         for key in asked:
@@ -66,7 +69,10 @@ def _spec(run: Run, table: TableSpec, warehouse_root: str) -> dg.AssetSpec:
         group_name=run.name,
         kinds={"parquet"},
         description=table_description(run, table),
-        metadata=table_metadata(table, run.name, warehouse_root),
+        metadata={
+            **table_metadata(table, run.name, warehouse_root),
+            "dagster/column_lineage": column_lineage(run, table),
+        },
         code_version=decoding_version(run),
         partitions_def=slices_of(run.dataset),
         skippable=True,
@@ -79,14 +85,20 @@ def _processes() -> int:
 
 
 def _note(
-    slice_key: str, result: DecodeReport | StorageError, asked: Sequence[dg.AssetKey], outcomes: Outcomes
+    run: Run,
+    slice_key: str,
+    result: DecodeReport | StorageError,
+    asked: Sequence[dg.AssetKey],
+    outcomes: Outcomes,
+    warehouse_root: str,
 ) -> None:
     if isinstance(result, StorageError):
         outcomes.failed[slice_key] = str(result)
         return
     for key in asked:
         table = key.path[-1]
-        metadata = decoded_metadata(result, table)
+        file = slice_file(TABLES[table], run.name, warehouse_root, slice_key)
+        metadata = {**decoded_metadata(result, table), **file}
         outcomes.finished.append(Finished(key, slice_key, result.data_versions[table], metadata))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import dagster as dg
 
-from assets.audit import audit_answers
 from assets.descriptions import markdown_table, preview_description
 from assets.keys import data_rows_key, pool_of, preview_key
 from assets.launchpad import params_field
@@ -21,6 +20,7 @@ from foundry_pipeline.preview.forecast import Forecast, forecast
 from foundry_pipeline.preview.gallery import Shown, forecast_lines, gallery_page, page_name
 from foundry_pipeline.preview.preview import Preview, dataset_rows, named_rows, preview_run, with_params
 from foundry_pipeline.preview.sample import Sampled, stratified, stratum_of
+from foundry_pipeline.quality.audit import audit_answers
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import RESPONSES
 from resources import Contents, ModelCalls

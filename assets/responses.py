@@ -9,7 +9,8 @@ from pydantic import Field
 
 from assets.descriptions import responses_description
 from assets.keys import data_rows_key, invoke_op_name, pool_of, responses_key
-from assets.metadata import failure_metadata, price_metadata, responses_metadata, table_metadata
+from assets.lineage import column_lineage
+from assets.metadata import failure_metadata, price_metadata, responses_metadata, slice_file, table_metadata
 from assets.outcomes import Finished, Outcomes, slices_of_step
 from assets.partitions import slices_of, slices_per_run
 from assets.progress_words import LogPace, progress_words, time_left
@@ -46,7 +47,7 @@ def responses_asset(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
     `from_op`, and no asset function: an op takes a pool and a range of slices, and may fail for some of them only.
     """
     responses = dg.AssetsDefinition.from_op(
-        _invoke_model(run),
+        _invoke_model(run, warehouse_root),
         keys_by_input_name={"data_rows": data_rows_key(run.dataset.name)},
         keys_by_output_name={"result": responses_key(run.name)},
         partitions_def=slices_of(run.dataset),
@@ -59,6 +60,7 @@ def responses_asset(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
             kinds={"http", "parquet"},
             metadata={
                 **table_metadata(RESPONSES, run.name, warehouse_root),
+                "dagster/column_lineage": column_lineage(run, RESPONSES),
                 "model": run.model.name,
                 "requests_per_second": float(run.model.requests_per_second),
                 **price_metadata(run),
@@ -68,7 +70,7 @@ def responses_asset(run: Run, warehouse_root: str) -> dg.AssetsDefinition:
     )
 
 
-def _invoke_model(run: Run) -> dg.OpDefinition:
+def _invoke_model(run: Run, warehouse_root: str) -> dg.OpDefinition:
     @dg.op(
         name=invoke_op_name(run.name),
         description=f"Calls {run.model.name} for the rows of {run.dataset.name} that have no good answer yet.",
@@ -91,7 +93,7 @@ def _invoke_model(run: Run) -> dg.OpDefinition:
             for report in invoker.invoke(context.partition_keys, options, log.hearing(listener)):
                 log.on_slice(report)
                 listener.on_slice(run.name, report)
-                _note(outcomes, key, run, report)
+                _note(outcomes, key, run, report, warehouse_root)
             outcomes.headline, outcomes.evidence = log.headline(), failure_metadata(run, log.failed)
         return dg.MaterializeResult(asset_key=key, data_version=outcomes.data_version(key))
 
@@ -108,12 +110,13 @@ def _warn_of_other_machines(context: dg.AssetExecutionContext, ledger: str) -> N
         )
 
 
-def _note(outcomes: Outcomes, key: dg.AssetKey, run: Run, report: SliceReport) -> None:
+def _note(outcomes: Outcomes, key: dg.AssetKey, run: Run, report: SliceReport, warehouse_root: str) -> None:
     if report.failure is not None:
         outcomes.failed[report.slice_key] = report.failure
     else:
         assert report.data_version is not None
-        metadata = responses_metadata(run, report)
+        file = slice_file(RESPONSES, run.name, warehouse_root, report.slice_key)
+        metadata = {**responses_metadata(run, report), **file}
         outcomes.finished.append(Finished(key, report.slice_key, report.data_version, metadata))
 
 

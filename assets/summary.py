@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from assets.audit import Answers, audit_answers, total_rows
 from assets.keys import decoded_tables
+from assets.outcomes import ALL_SLICES
 from assets.stops import Totals
-from assets.work import ALL_SLICES, Result
+from assets.work import Result
 from foundry_pipeline.calls.budget import Cost
 from foundry_pipeline.evaluation.evaluate import WHOLE_RUN
 from foundry_pipeline.evaluation.report import report_name
 from foundry_pipeline.home import Run
+from foundry_pipeline.quality.audit import Answers, audit_answers, total_rows
 from foundry_pipeline.rows.datasets import DatasetReport
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import METRICS, REJECTS, RESPONSES
@@ -32,10 +33,13 @@ class Summary:
     """Of the slices that were called for: how far they came, and what stopped them."""
     failures: dict[str, str] = field(default_factory=dict)
     """A slice, or a word for what is not about one slice -> why."""
+    checks: dict[str, str] = field(default_factory=dict)
+    """A check that is over its limit -> its words."""
 
     def note(self, results: Sequence[Result], what: str) -> None:
-        """Keep the failures of a phase."""
+        """Keep the failures of a phase, and the latest word of each check."""
         for result in results:
+            self.checks |= result.checks
             for slice_key, why in result.failures.items():
                 self.failures.setdefault(what if slice_key == ALL_SLICES else f"slice {slice_key}", why)
 
@@ -55,6 +59,7 @@ class Summary:
             if store.file_names(folder):
                 yield f"  {format_name:>9} {'annotations':<16} {store.root}/{folder}"
         yield from _evaluation(run, store)
+        yield from (f"  check {name}: {words}" for name, words in sorted(self.checks.items()))
         yield from self._failures_in_words()
 
     def _failures_in_words(self) -> Iterator[str]:

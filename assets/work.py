@@ -6,7 +6,7 @@ them over while it works on the main thread.
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,16 +17,15 @@ from dagster_shared.error import SerializableErrorInfo
 from assets.code_location import code_location
 from assets.instance import PROCESS, open_instance, sign_of_life
 from assets.keys import invoke_op_name
-from assets.outcomes import FAILURES, materialized_in
+from assets.outcomes import ALL_SLICES, FAILURES, materialized_in
 from assets.partitions import range_tags
 from foundry_pipeline.home import Home
 from foundry_pipeline.invoke import CallOptions, Progress, SliceReport
 from foundry_pipeline.rows.datasets import DatasetReport, LoadProgress
 from resources import Listener, Places
 
+BLOCKED = "DagsterAssetCheckFailedError"
 INTERRUPTS = {"KeyboardInterrupt", "DagsterExecutionInterruptedError"}
-ALL_SLICES = ""
-"""Stands for all of a task's slices, where a failure is not about one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,12 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Result:
     """What Dagster recorded. `done` holds (asset key, slice key or None); `failures` is slice key, or ALL_SLICES,
-    -> why."""
+    -> why; `checks` is check -> its words, of those that are over their limit."""
 
     task: Task
     done: frozenset[tuple[dg.AssetKey, str | None]] = frozenset()
     failures: Mapping[str, str] = field(default_factory=dict)
+    checks: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
     told: int = 0
     """News that were sent while it was worked on."""
@@ -166,7 +166,9 @@ _SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def _result(task: Task, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> Result:
-    found = Result(task, frozenset(materialized_in(instance, result.run_id)))
+    evaluations = result.get_asset_check_evaluations()
+    done = frozenset(materialized_in(instance, result.run_id))
+    found = Result(task, done, checks=dict(line for evaluation in evaluations for line in over_in_words(evaluation)))
     for event in result.filter_events(lambda event: event.is_step_failure):
         data = event.step_failure_data
         metadata = data.user_failure_data.metadata if data.user_failure_data else {}
@@ -174,11 +176,28 @@ def _result(task: Task, result: dg.ExecuteInProcessResult, instance: dg.DagsterI
             found = replace(found, failures={**found.failures, **_failures(metadata[FAILURES])})
         elif data.error is not None and _names(data.error) & INTERRUPTS:
             found = replace(found, interrupted=True)
+        elif data.error is not None and BLOCKED in _names(data.error):
+            held = ", ".join(_name(one) for one in evaluations if one.blocking and not one.passed)
+            why = f"what is made of it is held back by a check that blocks: {held}"
+            found = replace(found, failures={**found.failures, ALL_SLICES: why})
         else:
             found = replace(found, failures={**found.failures, ALL_SLICES: _in_words(data.error)})
     if not result.success and not found.failures and not found.interrupted:
         return replace(found, failures={ALL_SLICES: "the Dagster run failed; the UI shows its log"})
     return found
+
+
+def over_in_words(evaluation: dg.AssetCheckEvaluation) -> Iterator[tuple[str, str]]:
+    """(check, severity and words) of a check that is over its limit; nothing of one that only notes something."""
+    number, limit = (evaluation.metadata.get(name) for name in ("number", "limit"))
+    is_error = evaluation.severity == dg.AssetCheckSeverity.ERROR
+    is_over = number is not None and limit is not None and float(str(number.value)) > float(str(limit.value))
+    if not evaluation.passed and (is_error or is_over):
+        yield _name(evaluation), f"{'error' if is_error else 'warning'}: {evaluation.description}"
+
+
+def _name(evaluation: dg.AssetCheckEvaluation) -> str:
+    return f"{evaluation.asset_key.path[-1]}/{evaluation.check_name}"
 
 
 def _failures(metadata: dg.MetadataValue) -> Mapping[str, str]:

@@ -21,6 +21,7 @@ from foundry_pipeline.errors import ConfigError, FoundryError, Problem
 from foundry_pipeline.exports import FORMATS, ExportReport, export_run
 from foundry_pipeline.home import Home, Run, home_root_of, ledger_of, load_home, warehouse_of
 from foundry_pipeline.invoke import Invoker
+from foundry_pipeline.quality.drift import forget
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.rows.datasets import load_dataset
 from foundry_pipeline.sql import WRITERS, Questions
@@ -68,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("format", metavar="FORMAT", choices=list(FORMATS), help=", ".join(FORMATS))
     export.add_argument("--out", metavar="DIR", type=Path, help="a folder; default: annotations/ in the warehouse")
     export.set_defaults(command=export_annotations)
+    accept = commands.add_parser(
+        "accept", parents=[home], help="let what a run's quality checks compare with be what they find next"
+    )
+    accept.add_argument("run", metavar="RUN")
+    accept.set_defaults(command=accept_run)
     sql = commands.add_parser("sql", parents=[home], help="ask the warehouse's tables, such as: select * from boxes")
     sql.add_argument("query", metavar="QUERY")
     sql.add_argument("--format", choices=list(WRITERS), default="table", help="default: table, for people")
@@ -124,6 +130,18 @@ def export_annotations(arguments: argparse.Namespace, environ: Mapping[str, str]
     with RowReader(home.root, home.settings, encoding=run.dataset.encoding) as reader:
         report = export_run(run, store, arguments.format, arguments.out, read_text=reader.text)
     print(*_export_lines(report), sep="\n", file=out)
+    return 0
+
+
+def accept_run(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
+    """Forget a run's last good state and its canaries' first answers: its next checks keep what they find."""
+    home = load_home(home_root_of(arguments.home, environ, DEFAULT_HOME), environ)
+    run = _run_named(home, arguments.run)
+    names = forget(Store(warehouse_of(home.root, environ)), run.name)
+    for name in names:
+        print(f"removed: {name}", file=out)
+    then = "its next checks keep what they find, and later ones compare with that"
+    print(f"{run.name}: {then if names else 'there was nothing to compare with'}", file=out)
     return 0
 
 

@@ -58,6 +58,10 @@ def test_all_is_well_where_every_row_is_answered_and_nothing_refused(run: Run, s
         "failed_share": True,
         "scores_in_0_1": True,
         "boxes_inside_picture": True,
+        "duplicates": True,
+        "predictions_per_row": True,
+        "score_drift": True,
+        "class_balance": True,
         "reject_share": True,
         "files_intact": True,
     }

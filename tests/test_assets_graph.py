@@ -96,6 +96,7 @@ def test_jobs_schedules_and_sensors_are_named_after_files(root: Path) -> None:
         "notes_growth": "STOPPED",
         "street_growth": "STOPPED",
         "tables_of_good_slices": "RUNNING",
+        "made_when_answers_come": "STOPPED",
     }
 
 

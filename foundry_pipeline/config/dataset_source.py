@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundry_pipeline.config.fields import Block, Reader, choice, refuse, seen, text, whole
+from foundry_pipeline.config.catalogue_source import Freshness, freshness, owner, tags
+from foundry_pipeline.config.fields import Block, Reader, choice, list_of, refuse, seen, text, whole
 from foundry_pipeline.config.ontology_source import media_type
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.config.yaml_source import Findings, Item
@@ -33,6 +34,10 @@ class Dataset:
     encoding: str = "utf-8"
     roles: Mapping[str, str] = field(default_factory=dict)
     """Of conversations: speaker (user id or name; `*` is every other) -> user, assistant or system."""
+    owners: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    freshness: Freshness | None = None
+    """How long ago the last load may be; None: as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,9 @@ def dataset_of(root: Item, name: str, base: Path, home: Path, settings: Settings
         "ground_truth": _ground_truth(places),
         "encoding": _encoding,
         "roles": _roles,
+        "owners": list_of(owner, empty=True),
+        "tags": tags,
+        "freshness": freshness,
     }
     plain = block.given(readers)
     block.close()

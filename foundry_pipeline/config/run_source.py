@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from foundry_pipeline.config.catalogue_source import Freshness, freshness, owner, tags
+from foundry_pipeline.config.checks_source import Checks, checks
 from foundry_pipeline.config.dataset_source import Dataset
 from foundry_pipeline.config.fields import (
     Block,
@@ -31,6 +33,9 @@ from foundry_pipeline.ontology import FeatureKind
 from foundry_pipeline.rows.frames import DEFAULT_FRAMES_PER_SECOND, Sampling
 
 T = TypeVar("T")
+
+MOST_FAILED = 0.05
+"""Share of failed rows that a slice may have where its run says nothing."""
 
 References = Mapping[str, T | None]
 """Every word that may stand for a thing -> the thing; None where its own file has problems."""
@@ -67,7 +72,7 @@ class Run:
     keep_empty: bool = True
     """Data rows in which nothing was found are in the exports that can say so."""
     schedule: str | None = None
-    max_failed_share: float = 0.05
+    max_failed_share: float = MOST_FAILED
     budget: Money | None = None
     """What all calls of this run may cost together, in the currency of the model's `cost_per_call`."""
     follow_dataset: bool = False
@@ -89,6 +94,12 @@ class Run:
     def uses_image_attachments(self) -> bool:
         """Whether a data row's picture attachments are sent along: the document's own parameter says so."""
         return self.inference_params.get("use_image_attachments") is True
+
+    checks: Checks = field(default_factory=Checks)
+    owners: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    freshness: Freshness | None = None
+    """How old answers, tables and exports may be; None: as old as they like."""
 
     def feature_of(self, model_class: str) -> str | None:
         """Your feature for the model's class; None where the run leaves the class out of exports."""
@@ -116,8 +127,12 @@ def run_of(
         "follow_dataset": flag,
         **FRAME_FIELDS,
         "generate": choice(("last", "every")),
+        "owners": list_of(owner, empty=True),
+        "tags": tags,
+        "freshness": freshness,
     }
     plain = block.given(readers)
+    plain["checks"] = _checks(block, plain.get("max_failed_share", MOST_FAILED))
     block.close()
     sound = (None if model is None else models[model], None if dataset is None else datasets[dataset])
     _refuse_unsound(root, {"model": (model, sound[0]), "dataset": (dataset, sound[1])}, found)
@@ -133,6 +148,12 @@ def run_of(
     _check_media_keys(sound[1], block, found)
     _check_generate(sound[0], block, found)
     return None if found.problems else Run(name, found.file, sound[0], sound[1], params, **plain)
+
+
+def _checks(block: Block, max_failed_share: float) -> Checks:
+    """`max_failed_share` is the limit of failed rows, unless the check has one of its own."""
+    usual = Checks(failed_share=replace(Checks().failed_share, limit=max_failed_share))
+    return block.read("checks", checks(usual)) or usual
 
 
 def _export_formats() -> Collection[str]:

@@ -1,21 +1,21 @@
-"""Counts over a run's committed tables, slice by slice: what the asset checks compare. No Dagster here."""
+"""Counts over a run's committed responses, slice by slice: what `answers.py` judges. One slice in memory at a time."""
+
+from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from foundry_pipeline.asks import calls_of_slice
 from foundry_pipeline.calls.tally import Tally, Unanswered
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
+from foundry_pipeline.quality.finding import Worst
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import BOXES, DATA_ROWS, REJECTS, RESPONSES, TableSpec
+from foundry_pipeline.tables import DATA_ROWS, RESPONSES, TableSpec
 
-EDGE_PX = 1.0
-"""A box may reach this far out of its picture: models round."""
+ROWS_NAMED = 20
 
 
 @dataclass(slots=True)
@@ -34,6 +34,14 @@ class Answers:
     unequal: list[str] = field(default_factory=list)
     failures: Tally = field(default_factory=Tally)
     """The failed rows alone: by code, with an example of each."""
+    answered: int = 0
+    """Data rows that have a response, or several."""
+    strangers: int = 0
+    """Data rows that should have a response and have none, or the other way round, where the slice has responses."""
+    worst: list[Worst] = field(default_factory=list)
+    """The first of them."""
+    worst_slice: tuple[float, str] = (0.0, "")
+    """The greatest share of failed rows, and whose it is."""
 
     @property
     def failed_share(self) -> float:
@@ -41,46 +49,41 @@ class Answers:
         return self.outcomes["failed"] / max(self.outcomes.total(), 1)
 
 
-@dataclass(slots=True)
-class Outside:
-    """Boxes that reach out of their picture. `of` counts the boxes whose picture's size is known."""
-
-    of: int = 0
-    boxes: int = 0
-    worst_px: float = 0.0
-
-
-@dataclass(slots=True)
-class Scores:
-    """Scores of one table; `wrong` are outside 0 to 1."""
-
-    of: int = 0
-    wrong: int = 0
-
-
 def audit_answers(run: Run, store: Store) -> Answers:
     """Compare every slice of the dataset with the run's responses."""
     found = Answers()
     for slice_key in store.slices(DATA_ROWS, run.dataset.name):
-        rows = store.row_count(DATA_ROWS, run.dataset.name, slice_key)
         answered = store.read(RESPONSES, run.name, slice_key, ["global_key", "outcome"])
         asked = calls_of_slice(run, store, slice_key)
         found.slices += 1
-        found.rows += rows
+        found.rows += store.row_count(DATA_ROWS, run.dataset.name, slice_key)
         found.calls += asked
         if answered is None:
             found.missing.append(slice_key)
             continue
         # How many turns a conversation has, only reading it tells; that each has a call at least can be seen.
         calls_agree = answered.num_rows >= asked if run.generate else answered.num_rows == asked
-        if not calls_agree or pc.count_distinct(answered["global_key"]).as_py() != rows:
+        if not _same_rows(found, run, store, slice_key, set(answered["global_key"].to_pylist())) or not calls_agree:
             found.unequal.append(slice_key)
         outcomes = Counter(answered["outcome"].to_pylist())
         found.outcomes.update(outcomes)
         if outcomes["failed"]:
+            found.worst_slice = max(found.worst_slice, (outcomes["failed"] / outcomes.total(), slice_key))
             for record in _failed_rows(run, store, slice_key):
                 found.failures.add(record)
     return found
+
+
+def _same_rows(found: Answers, run: Run, store: Store, slice_key: str, answered: set[str]) -> bool:
+    """True where exactly the slice's data rows have a response. A data row may have several: it counts once."""
+    table = store.read(DATA_ROWS, run.dataset.name, slice_key, ["global_key"])
+    asked = set() if table is None else set(table["global_key"].to_pylist())
+    unlike = [Worst(key, "has no response") for key in sorted(asked - answered)]
+    unlike += [Worst(key, "has a response and is no data row") for key in sorted(answered - asked)]
+    found.answered += len(answered)
+    found.strangers += len(unlike)
+    found.worst += unlike[: ROWS_NAMED - len(found.worst)]
+    return not unlike
 
 
 def _failed_rows(run: Run, store: Store, slice_key: str) -> list[Unanswered]:
@@ -91,30 +94,6 @@ def _failed_rows(run: Run, store: Store, slice_key: str) -> list[Unanswered]:
         Unanswered(r["global_key"], r["outcome"], r["error"] or "", r["http_status"], r["attempts"], r["message"] or "")
         for r in failed
     ]
-
-
-def audit_boxes(run: Run, store: Store) -> Outside:
-    """How far boxes reach out of their pictures."""
-    found = Outside()
-    names = ["left", "top", "width", "height", "image_width", "image_height"]
-    for _, table in store.read_all(BOXES, run.name, names):
-        sized = table.filter(pc.and_(pc.is_valid(table["image_width"]), pc.is_valid(table["image_height"])))
-        reach = _reach_px(sized)
-        found.of += sized.num_rows
-        found.boxes += pc.sum(pc.greater(reach, EDGE_PX)).as_py() or 0
-        found.worst_px = max(found.worst_px, pc.max(reach).as_py() or 0.0)
-    return found
-
-
-def audit_scores(run: Run, store: Store, spec: TableSpec) -> Scores:
-    """Scores of one of the run's tables."""
-    found = Scores()
-    for _, table in store.read_all(spec, run.name, ["score"]):
-        scores = table["score"].drop_null()
-        right = pc.and_(pc.greater_equal(scores, 0.0), pc.less_equal(scores, 1.0))
-        found.of += len(scores)
-        found.wrong += len(scores) - (pc.sum(right).as_py() or 0)
-    return found
 
 
 def damaged_files(run: Run, store: Store, spec: TableSpec) -> dict[str, str]:
@@ -132,22 +111,3 @@ def damaged_files(run: Run, store: Store, spec: TableSpec) -> dict[str, str]:
 def total_rows(run: Run, store: Store, spec: TableSpec) -> int:
     """Rows of one of the run's tables, all slices together."""
     return sum(store.row_count(spec, run.name, slice_key) for slice_key in store.slices(spec, run.name))
-
-
-def reject_reasons(run: Run, store: Store) -> Counter[str]:
-    """Reason -> rejects."""
-    reasons: Counter[str] = Counter()
-    for _, table in store.read_all(REJECTS, run.name, ["reason"]):
-        reasons.update(table["reason"].to_pylist())
-    return reasons
-
-
-def _reach_px(boxes: pa.Table) -> pa.ChunkedArray:
-    return pc.max_element_wise(*_overhangs_px(boxes), 0.0)
-
-
-def _overhangs_px(boxes: pa.Table) -> Iterator[pa.ChunkedArray]:
-    yield pc.negate(boxes["left"])
-    yield pc.negate(boxes["top"])
-    yield pc.subtract(pc.add(boxes["left"], boxes["width"]), pc.cast(boxes["image_width"], pa.float64()))
-    yield pc.subtract(pc.add(boxes["top"], boxes["height"]), pc.cast(boxes["image_height"], pa.float64()))
