@@ -108,8 +108,8 @@ class SliceDecoder:
         limits = limits or Limits()
         self._features = features_of(ontology, kinds)
         self._has_frames = media_type == "video"
-        self._has_messages = media_type == "conversational"
-        self._whole = Place()
+        self._about_rows = About(self._has_frames, media_type == "conversational", Place(), None)
+        self._about = self._about_rows
         self._findings = Findings(run, model, dataset, tables_needed(ontology, kinds), limits)
         boxes = self._features.rectangles()
         quick = shortcut and boxes != frozenset()
@@ -202,7 +202,10 @@ class SliceDecoder:
     def _read(self, waiting: _Waiting, parsed: reply_json.Tree | Fault, masks: Checked) -> None:
         sent = waiting.sent
         self._findings.open_row(waiting.number, sent.message_id if sent.frame is None else sent.frame)
-        self._whole = Place((), None, sent.frame, sent.message_id)
+        self._about = self._about_rows
+        if sent is not WHOLE_ROW:
+            whole = Place((), None, sent.frame, sent.message_id)
+            self._about = self._about._replace(whole=whole, frames=sent.frames)
         document = self._document(waiting.reply, parsed)
         if document is None:
             return
@@ -211,8 +214,7 @@ class SliceDecoder:
         def check_mask(mask: Mapping[str, object]) -> rle.Rle | rle.BadRle:
             return masks.get(id(mask)) or rle.check(mask["size"], mask["counts"], image_hw)
 
-        about = About(self._has_frames, self._has_messages, self._whole, sent.frames)
-        ReplyReader(self._findings, self._features, about, check_mask, waiting.texts).read(document)
+        ReplyReader(self._findings, self._features, self._about, check_mask, waiting.texts).read(document)
 
     def _document(self, reply: str, parsed: reply_json.Tree | Fault) -> dict[str, object] | None:
         """The reply as an object keyed by feature; None where it is none, after that was put on record."""
@@ -258,8 +260,8 @@ class SliceDecoder:
             assert isinstance(feature, Feature)
             if _is_cut_off(text):
                 fault = Fault("truncated", "a text that begins like JSON and ends in the middle of it; kept as text")
-                self._findings.reject(self._whole._replace(feature=name), fault, text)
-            read_answers(self._findings, feature, self._whole._replace(feature=name), text)
+                self._findings.reject(self._about.whole._replace(feature=name), fault, text)
+            read_answers(self._findings, feature, self._about.whole._replace(feature=name), text)
         elif not_json is not None and text.lstrip().startswith(("{", "[")):
             self._refuse(not_json, text)
         else:
@@ -278,11 +280,11 @@ class SliceDecoder:
         if self._has_frames and names[0] == "frames":
             frame = frame_number(names[1]) if len(names) > 1 else None
             return Place(path, names[2] if len(names) > 2 else None, frame)
-        return self._whole._replace(path=path, feature=names[0])
+        return self._about.whole._replace(path=path, feature=names[0])
 
     def _refuse(self, fault: Fault, value: object) -> None:
         """Put the whole reply on record as refused."""
-        self._findings.reject(self._whole, fault, value)
+        self._findings.reject(self._about.whole, fault, value)
 
 
 def _is_wrapped(value: object) -> bool:

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,15 +131,8 @@ class _Texts:
             return None, None
 
 
-class _Reply(NamedTuple):
-    """A row of `responses`, as far as decoding needs it. Frames are there of videos, the message of conversations."""
-
-    call_id: str
-    global_key: str
-    outcome: str
-    text: str | None
-    frames: Sequence[int] | None = None
-    message_id: str | None = None
+_Reply = tuple[str, str, str, str | None, Sent]
+"""(call id, global key, outcome, reply, what was sent)"""
 
 
 def _decodable(store: Store, run: Run, slice_key: str, with_content: bool) -> Iterator[tuple[DataRow, str, str, Sent]]:
@@ -150,19 +144,18 @@ def _decodable(store: Store, run: Run, slice_key: str, with_content: bool) -> It
     """
     rows = _data_rows(store, run.dataset.name, slice_key, with_content)
     waiting: dict[str, DataRow] = {}
-    for global_key, of_row in groupby(_replies(store, run, slice_key), key=lambda reply: reply.global_key):
-        while global_key not in waiting and (row := next(rows, None)) is not None:
-            waiting[row.global_key] = row
-        if (found := waiting.pop(global_key, None)) is None:
-            continue
-        row, first = seen_row(run, found), list(islice(of_row, 2))
-        for reply in chain(first, of_row):
-            if reply.outcome == "ok":
-                sent = sent_of(reply.frames, reply.message_id, is_only_call=len(first) == 1)
-                yield row, reply.call_id, reply.text or "", sent
+    current_key, current = None, None
+    for call_id, global_key, outcome, reply, sent in _replies(store, run, slice_key):
+        if global_key != current_key:
+            while global_key not in waiting and (row := next(rows, None)) is not None:
+                waiting[row.global_key] = row
+            found = waiting.pop(global_key, None)
+            current_key, current = global_key, None if found is None else seen_row(run, found)
+        if current is not None and outcome == "ok":
+            yield current, call_id, reply or "", sent
 
 
-def sent_of(frames: Sequence[int] | None, message_id: str | None, *, is_only_call: bool) -> Sent:
+def sent_of(frames: Sequence[int] | None, message_id: str | None, *, is_only_call: bool = True) -> Sent:
     """What a call about a data row was about: see `decoding.places.Sent`."""
     if not frames:
         return WHOLE_ROW if message_id is None else Sent(message_id=message_id)
@@ -180,10 +173,28 @@ def _data_rows(store: Store, dataset: str, slice_key: str, with_content: bool) -
 
 def _replies(store: Store, run: Run, slice_key: str) -> Iterator[_Reply]:
     """The slice's `responses`."""
-    parts = {"video": ["frames"], "conversational": ["frames", "message_id"]}.get(run.dataset.media_type, [])
-    columns = ["call_id", "global_key", "outcome", "reply", *parts]
-    for batch in _batches(store, RESPONSES, run.name, slice_key, columns):
-        yield from map(_Reply, *(column.to_pylist() for column in batch.columns))
+    columns = ["call_id", "global_key", "outcome", "reply"]
+    if run.dataset.media_type == "video":
+        yield from _replies_about_frames(_responses(store, run.name, slice_key, [*columns, "frames"]))
+    elif run.dataset.media_type == "conversational":
+        for *reply, message_id in _responses(store, run.name, slice_key, [*columns, "message_id"]):
+            yield (*reply, sent_of(None, message_id))
+    else:
+        for call_id, global_key, outcome, text in _responses(store, run.name, slice_key, columns):
+            yield call_id, global_key, outcome, text, WHOLE_ROW
+
+
+def _replies_about_frames(records: Iterator[tuple[Any, ...]]) -> Iterator[_Reply]:
+    """Whether a call was about a whole video shows in the next one."""
+    for _, of_row in groupby(records, key=itemgetter(1)):
+        first = list(islice(of_row, 2))
+        for *reply, frames in chain(first, of_row):
+            yield (*reply, sent_of(frames, None, is_only_call=len(first) == 1))
+
+
+def _responses(store: Store, run: str, slice_key: str, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    for batch in _batches(store, RESPONSES, run, slice_key, columns):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _batches(store: Store, spec: TableSpec, owner: str, slice_key: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

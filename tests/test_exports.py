@@ -449,3 +449,12 @@ def test_an_object_store_gets_the_same_files(tmp_path, name):
     (folder(tmp_path, run, name) / "manifest.json").write_text('{"files": [{"name": "old"}]}')
     export_run(run, Store(f"file://{tmp_path}"), name)
     assert contents(folder(tmp_path, run, name)) == expected
+
+
+def test_calls_without_an_answer_beside_others_about_the_same_data_row_are_counted(tmp_path: Path) -> None:
+    run, store = make_run(features={"cat": "rectangle"}, media_type="video"), Store(tmp_path)
+    calls = [{"frames": [0]}, {"frames": [1], "outcome": "failed"}, {"frames": [2], "outcome": "not_sent"}]
+    fill(store, run, "000000", data_rows=[{"global_key": "a"}, {"global_key": "b"}], calls={"a": calls})
+    export_run(run, store, "labelbox")
+    rows = manifest_of(tmp_path / "annotations/run=run/labelbox")["data_rows"]
+    assert (rows["answered"], rows["outcomes"]["ok"], rows["calls_unanswered"]) == (2, 2, 2)

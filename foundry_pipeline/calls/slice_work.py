@@ -15,7 +15,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +116,11 @@ class SliceWork:
         """Rows whose answer was already there."""
         return int(np.count_nonzero(self.plan.kept != NONE))
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether a data row may take several calls, or one about a part of it."""
+        return self.run.dataset.media_type == "video" or bool(self.turns)
+
     def plan_rows(self) -> None:
         """Decide what to call; again, once calls were made, where conversations go on. Raises StorageError."""
         self.made = self.plan.calls_made()
@@ -155,6 +160,8 @@ class SliceWork:
 
     def _asks(self, row: DataRow) -> Iterator[Ask]:
         """What is asked about a data row, as far as it is known from the calls that were made before the planning."""
+        if not self.has_parts:
+            return iter((Ask(row),))
         turns = self.turns.get(row.global_key)
         asks = asks_of_turns(self.run, row, turns, self._said) if turns else asks_of(self.run, row)
         return islice(asks, None if self.only is None else 1)
@@ -354,24 +361,32 @@ def _unchanged(work: SliceWork, tally: Tally) -> str | None:
 def _same_rows(file: pq.ParquetFile, work: SliceWork) -> bool:
     """Whether a file of as many rows has the same ones, with the same requests, in the same order."""
     theirs = _records(file, ["call_id", "global_key", "data_row_id"])
-    ours = ((work.plan.call_id(number), row.global_key, row.data_row_id) for number, row, _ in _rows(work))
+    ours = ((work.plan.call_id(number), key, data_row_id) for number, data_row_id, key, _ in _rows(work))
     return all(one == other for one, other in zip(theirs, ours, strict=True))
 
 
 _Part = tuple[Sequence[int] | None, str | None]
 """(frames, message id) that a row is about."""
-_PART_COLUMNS = ("data_row_id", "global_key", "media_type", "frame_count", "frames_per_second")
+_Row = tuple[int, str, str, _Part]
+"""(number, data row id, global key, part) of a row."""
+_WHOLE: _Part = (None, None)
+_FACTS = ("data_row_id", "global_key", "media_type", "frame_count", "frames_per_second")
+"""Of a data row: on these it depends which parts it has."""
 
 
-def _rows(work: SliceWork) -> Iterator[tuple[int, DataRow, _Part]]:
-    """Every row: its number, its data row without content, and the part of it that it is about."""
-    columns = [name for name in _PART_COLUMNS if name in work.source.schema_arrow.names]
-    for at, batch in _batches(work.source, columns):
+def _rows(work: SliceWork) -> Iterator[_Row]:
+    """Every row, in order."""
+    if not work.has_parts:
+        for at, batch in _batches(work.source, ["data_row_id", "global_key"]):
+            yield from zip(count(at), *(column.to_pylist() for column in batch.columns), repeat(_WHOLE))
+        return
+    facts = [name for name in _FACTS if name in work.source.schema_arrow.names]
+    for at, batch in _batches(work.source, facts):
         begins, ends = work.plan.rows_of(np.arange(at, at + batch.num_rows))
         for of_row, begin, end in zip(batch.to_pylist(), begins.tolist(), ends.tolist(), strict=True):
             row = DataRow(**of_row, row_data="")
             for number, part in zip(range(begin, end), work.parts(row), strict=True):
-                yield number, row, part
+                yield number, row.data_row_id, row.global_key, part
 
 
 def _writer(work: SliceWork, tally: Tally) -> Write:
@@ -422,17 +437,18 @@ def _tables(work: SliceWork, tally: Tally) -> Iterator[pa.Table]:
     """The slice's `responses`, a few rows at a time."""
     old = _CommittedReplies(work.store, work.run.name, work.slice_key)
     rows = _rows(work)
-    while page := {number: (row, part) for number, row, part in islice(rows, PAGE_ROWS)}:
-        for numbers in _portions(work, list(page)):
+    while page := list(islice(rows, PAGE_ROWS)):
+        first = page[0][0]
+        for numbers in _portions(work, range(first, first + len(page))):
             answers = work.ledger.answers(_in_ledger(work.plan, numbers))
             records = []
             for number in numbers:
-                (row, part), call_id = page[number], work.plan.call_id(number)
-                result = _result_of(work.plan, number, answers, old)
-                _tell(tally, row.global_key, result)
+                _, data_row_id, global_key, part = page[number - first]
+                call_id, result = work.plan.call_id(number), _result_of(work.plan, number, answers, old)
+                _tell(tally, global_key, result)
                 if _older_stays(work.plan, number, answers):
-                    tally.add_older(_unanswered(row.global_key, _result(answers[call_id])))
-                records.append((call_id, row.data_row_id, row.global_key, *result, *part))
+                    tally.add_older(_unanswered(global_key, _result(answers[call_id])))
+                records.append((call_id, data_row_id, global_key, *result, *part))
             yield _table_of(records)
 
 

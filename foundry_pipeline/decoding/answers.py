@@ -83,6 +83,8 @@ def _read_answer(
     message_of: MessageOf | None,
 ) -> None:
     """One answer, plain or wrapped in an object that may say, in a conversation, which message it is about."""
+    if message_of is not None:
+        rows.of_message(place.message_id)
     if not isinstance(value, dict):
         _add_answer(findings, rows, feature, place, value, index, None)
     elif _said_no(findings, place, value, index):
@@ -101,6 +103,7 @@ def _read_answer(
                 findings.reject(place.at("message_id"), message, value["message_id"], index)
                 return
             place = place._replace(message_id=message)
+            rows.of_message(message)
         choice = _add_answer(findings, rows, feature, place.at("answer"), value["answer"], index, score)
         nested = value.get("classifications")
         if choice is not None and nested is not None:
@@ -134,7 +137,6 @@ def _add_answer(
         findings.reject(place, choice, said, index)
         return None
     own = (choice.value,) if feature.kind is FeatureKind.TEXT else (feature.kind.value, choice.value)
-    rows.of_message(place.message_id)
     rows.add(index, score, (*own, place.parent_id))
     return choice
 

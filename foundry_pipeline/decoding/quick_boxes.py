@@ -52,7 +52,9 @@ class QuickBoxes:
         self._clear()
 
     def _clear(self) -> None:
-        self._replies: dict[int, Taken] = {}
+        self._replies: dict[int, str] = {}
+        self._sent: dict[int, Sent] = {}
+        """Of the replies that are not about a whole data row."""
         self._coordinates = bytearray()
         self._scores = array("d")
         self._rows: list[int] = []
@@ -70,11 +72,15 @@ class QuickBoxes:
         if sent.message_id is not None:
             return False
         if not self._has_frames or "frames" not in document:
-            return self._take_parts(row, Taken(reply, sent), ((sent.frame, document),), 0)
-        parts = _frames_of(document, sent.frames)
-        return parts is not None and self._take_parts(row, Taken(reply, sent), parts, 1 + len(parts))
+            taken = self._take_parts(row, reply, ((sent.frame, document),), 0)
+        else:
+            parts = _frames_of(document, sent.frames)
+            taken = parts is not None and self._take_parts(row, reply, parts, 1 + len(parts))
+        if taken and sent is not WHOLE_ROW:
+            self._sent[row] = sent
+        return taken
 
-    def _take_parts(self, row: int, reply: Taken, parts: _Parts, members: int) -> bool:
+    def _take_parts(self, row: int, reply: str, parts: _Parts, members: int) -> bool:
         """`members` are those of the objects around the parts."""
         counts: list[int] = []
         features: list[str] = []
@@ -106,7 +112,7 @@ class QuickBoxes:
             if len(boxes) - before > self._limits.objects_a_frame:
                 return False
         # A member that the text has and the document has not is a duplicate key.
-        if members != reply.text.count(":") or len(boxes) > self._limits.objects_a_reply:
+        if members != reply.count(":") or len(boxes) > self._limits.objects_a_reply:
             return False
         if not self._take_numbers(boxes, scores):
             return False
@@ -139,7 +145,7 @@ class QuickBoxes:
             boxes, scores = boxes[kept], scores[kept]
             self._drop_runs(refused)
         part = self._part(rows, boxes, scores) if self._rows else None
-        handed_back = {row: self._replies[row] for row in sorted(refused)}
+        handed_back = {row: Taken(self._replies[row], self._sent.get(row, WHOLE_ROW)) for row in sorted(refused)}
         self._clear()
         return part, len(boxes), handed_back
 
@@ -160,8 +166,8 @@ class QuickBoxes:
         bad += row_of_item[(flat[2::4] < 0) | (flat[3::4] < 0) | (scores < 0) | (scores > 1)].tolist()
         doubtful = row_of_item[np.flatnonzero((flat == 0) | (flat == 1)) // 4].tolist()
         doubtful += row_of_item[(scores == 0) | (scores == 1)].tolist()
-        texts = {row: self._replies[row].text for row in set(doubtful)}
-        return {row for row, text in texts.items() if "true" in text or "false" in text} | set(bad)
+        booleans = {row for row in set(doubtful) if "true" in self._replies[row] or "false" in self._replies[row]}
+        return booleans | set(bad)
 
     def _part(self, rows: RowBlock, boxes: Floats, scores: Floats) -> Part:
         lists = list(zip(self._frames, self._features, strict=True))

@@ -19,7 +19,8 @@ def manifest_of(
 ) -> dict[str, object]:
     """The manifest. For all predictions and for each feature, `in` = `out` + the sum of `lost`; changes are in `out`.
 
-    For data rows, the sum of `outcomes` = `written` + the sum of `left_out`.
+    For data rows, the sum of `outcomes` = `written` + the sum of `left_out`. `calls_unanswered` are calls about data
+    rows of which others were answered: what is said of these rows is not all.
     """
     return {
         "format": exporter.name,
@@ -58,6 +59,7 @@ def _row_counts(tally: Tally) -> dict[str, object]:
         "answered_without_predictions": answered - tally.rows_with_predictions,
         "unanswered": tally.outcomes.total() - answered,
         "outcomes": {name: tally.outcomes[name] for name in (*OUTCOMES, NOT_ASKED)},
+        **({"calls_unanswered": tally.calls_unanswered} if tally.calls_unanswered else {}),
         "written": tally.rows_written,
         "left_out": {why.value: tally.rows_lost[why] for why in RowLoss if tally.rows_lost[why]},
     }

@@ -160,6 +160,7 @@ def _with_nested(prediction: Prediction, waiting: dict[str | None, list[Predicti
 def _annotated(run: Run, found: AnnotatedRow, tally: Tally) -> AnnotatedRow:
     """Only what the run lets out. A row that was not answered has no predictions, whatever older tables hold."""
     tally.outcomes[found.outcome] += 1
+    tally.calls_unanswered += found.calls_unanswered
     if not found.answered:
         tally.leave_out_all(found.predictions, Loss.ROW_NOT_ANSWERED)
         return replace(found, predictions=())

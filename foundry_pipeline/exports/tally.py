@@ -78,6 +78,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
+        self.calls_unanswered = 0
         self.rows_with_predictions = 0
         self.rows_written = 0
         self.rows_lost: Counter[RowLoss] = Counter()
