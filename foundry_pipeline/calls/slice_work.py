@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,7 +117,7 @@ def plan_slice(
     run: Run,
     slice_key: str,
     store: Store,
-    ledger_path: Path,
+    open_ledger: Callable[[], Ledger],
     requests: FoundryRequests,
     options: CallOptions,
     only: frozenset[str] | None = None,
@@ -136,7 +135,7 @@ def plan_slice(
         with reading(store.path(DATA_ROWS, run.dataset.name, slice_key)):
             places, ids = _identities(source, requests, only)
         committed = _committed_answers(store, run.name, slice_key, options)
-        ledger = Ledger(ledger_path)
+        ledger = open_ledger()
         opened.callback(ledger.close)
         plan = Plan.of(places, ids, committed, EarlierAnswers(ledger.each_outcome()), options.keeps)
         opened.pop_all()
@@ -185,16 +184,18 @@ def _committed_answers(store: Store, run: str, slice_key: str, options: CallOpti
         raise
 
 
-def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Tally, str]:
+def commit_slice(work: SliceWork, about: Mapping[str, object], check_lease: Callable[[], None]) -> tuple[Tally, str]:
     """Write `responses`. Gives what the file holds, and its sha256.
 
-    Where every answer was committed before, for the same rows in the same order, the file stays as it is.
+    `check_lease` is called right before the commit and raises where the slice is another process's by now. Where every
+    answer was committed before, for the same rows in the same order, the file stays as it is.
     """
     tally = Tally()
     if unchanged := _unchanged(work, tally):
         return tally, unchanged
     tally = Tally()
-    written = work.store.commit(work.run.name, work.slice_key, {RESPONSES.name: _writer(work, tally)}, about)
+    responses = {RESPONSES.name: _writer(work, tally)}
+    written = work.store.commit(work.run.name, work.slice_key, responses, about, before_commit=check_lease)
     return tally, written[RESPONSES.name].sha256
 
 
