@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foundry_pipeline.calls.tally import Tally, Unanswered
+from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, DATA_ROWS, REJECTS, RESPONSES, TableSpec
@@ -103,6 +104,18 @@ def audit_scores(run: Run, store: Store, spec: TableSpec) -> Scores:
         right = pc.and_(pc.greater_equal(scores, 0.0), pc.less_equal(scores, 1.0))
         found.of += len(scores)
         found.wrong += len(scores) - (pc.sum(right).as_py() or 0)
+    return found
+
+
+def damaged_files(run: Run, store: Store, spec: TableSpec) -> dict[str, str]:
+    """Slice key -> what is wrong with its file. Reads all of every file."""
+    found = {}
+    for slice_key in store.slices(spec, run.name):
+        try:
+            if store.check_intact(spec, run.name, slice_key) is None:
+                store.read(spec, run.name, slice_key)
+        except StorageError as err:
+            found[slice_key] = str(err)
     return found
 
 

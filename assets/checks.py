@@ -1,21 +1,23 @@
 """Asset checks over a whole run: every row has an outcome, few fail, few parts are refused, numbers are possible.
 
 They look at all slices and not at those of the step: Dagster's partitioned checks do not know ranges of partitions.
+Whether files are as they were written is looked at on request only, since that reads all of them.
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.audit import Answers, audit_answers, audit_boxes, audit_scores, reject_reasons, total_rows
+from assets.audit import Answers, audit_answers, audit_boxes, audit_scores, damaged_files, reject_reasons, total_rows
 from assets.keys import decoded_tables, responses_key, table_key
 from assets.unanswered import CODES_SHOWN, worst_codes_table
 from foundry_pipeline.home import Run
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import BOXES, REJECTS, TableSpec
+from foundry_pipeline.tables import BOXES, REJECTS, RESPONSES, TableSpec
 
 ANSWERED, FAILED_SHARE = "answered_equals_asked", "failed_share"
 REJECT_SHARE, INSIDE, SCORES = "reject_share", "boxes_inside_picture", "scores_in_0_1"
+INTACT = "files_intact"
 
 MOST_REJECTS = 0.05
 """Share of refused parts above which something is wrong with the model or its manifest, and not with one answer."""
@@ -23,8 +25,48 @@ SLICES_NAMED = 20
 
 
 def run_checks(run: Run) -> list[dg.AssetChecksDefinition]:
-    """All checks of one run: a step on its responses, a step on its tables."""
-    return [_responses_checks(run), _tables_checks(run)]
+    """All checks of one run: a step on its responses, a step on its tables, a step on the files of both."""
+    return [_responses_checks(run), _tables_checks(run), _files_checks(run)]
+
+
+def _files_checks(run: Run) -> dg.AssetChecksDefinition:
+    tables = {table_key(run.name, spec.name): spec for spec in (RESPONSES, *decoded_tables(run))}
+    description = "Every file has the sha256 that it was committed with. Reads all files: executed on request only."
+
+    @dg.multi_asset_check(
+        name=f"{run.name}__files_checks",
+        specs=[dg.AssetCheckSpec(INTACT, asset=key, description=description) for key in tables],
+        can_subset=True,
+    )
+    def files_checks(
+        context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Store]
+    ) -> Iterator[dg.AssetCheckResult]:
+        for asked in context.selected_asset_check_keys:
+            yield _intact(run, asked.asset_key, tables[asked.asset_key], warehouse)
+
+    return files_checks
+
+
+def _intact(run: Run, key: dg.AssetKey, spec: TableSpec, store: Store) -> dg.AssetCheckResult:
+    damaged = damaged_files(run, store, spec)
+    advice = "ask its rows again with refresh" if spec is RESPONSES else "materialize it again: no call is needed"
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=INTACT,
+        passed=not damaged,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "files": len(store.slices(spec, run.name)),
+            "damaged": len(damaged),
+            "for_example": dg.MetadataValue.json(dict(list(damaged.items())[:SLICES_NAMED])),
+            **({"advice": advice} if damaged else {}),
+        },
+    )
+
+
+def files_check_keys(run: Run) -> list[dg.AssetCheckKey]:
+    """The checks that no job executes by itself."""
+    return [dg.AssetCheckKey(table_key(run.name, spec.name), INTACT) for spec in (RESPONSES, *decoded_tables(run))]
 
 
 def _responses_checks(run: Run) -> dg.AssetChecksDefinition:

@@ -22,7 +22,7 @@ LATE_S = 5.0
 
 
 class Interrupted(Exception):
-    """The person, or the machine, asked the command to stop; the workers have."""
+    """The person, or the machine, asked the command to stop; the workers have. Its text is what there is so far."""
 
 
 class Crew:
@@ -60,10 +60,10 @@ class Crew:
             self._stop.set()
             gauge.display.say("stopping: calls in flight come home, for up to ten seconds. Again: leave at once")
             self._wait_for_the_last(futures, gauge)
-            raise Interrupted from None
+            raise Interrupted(gauge.so_far) from None
         results = [_result(task, future) for task, future in zip(tasks, futures, strict=True)]
         if any(result.interrupted for result in results):
-            raise Interrupted
+            raise Interrupted(gauge.so_far)
         return results
 
     def _listen(self, futures: Sequence[Future[Result]], gauge: Gauge) -> None:

@@ -8,6 +8,7 @@ from dagster import AssetSelection
 # What define_asset_job gives; Dagster does not export its type.
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from assets.checks import files_check_keys
 from assets.keys import (
     data_rows_job_name,
     data_rows_key,
@@ -28,7 +29,7 @@ def run_job(run: Run) -> AssetJob:
     keys = [responses_key(run.name), *decoded_keys(run), *whole_run_keys(run)]
     return dg.define_asset_job(
         run.name,
-        AssetSelection.assets(*keys),
+        AssetSelection.assets(*keys) - AssetSelection.checks(*files_check_keys(run)),
         description=f"Call {run.model.name} for slices of {run.dataset.name}, decode the answers, export and evaluate.",
     )
 

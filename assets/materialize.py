@@ -176,8 +176,8 @@ def materialize(
             fail_runs_of_the_dead(instance, places)
             maker = Materializer(home, crew, instance, Store(places.warehouse), options, out, err)
             fine = maker.previews(runs) if only_previews else maker.all(runs)
-    except (Interrupted, KeyboardInterrupt):
-        print(_stopped_in_words(places), file=err)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        print(_stopped_in_words(places, str(stopped)), file=err)
         return STOPPED
     return FINE if fine and _were_sound(home, names, err) else FAILED
 
@@ -213,9 +213,10 @@ def _tell_problems(home: Home, err: TextIO) -> None:
         print(f"warning: {warning}", file=err)
 
 
-def _stopped_in_words(places: Places) -> str:
+def _stopped_in_words(places: Places, so_far: str) -> str:
+    counts = f": {so_far}" if so_far else ""
     return (
-        f"stopped. Slices that were done are in {places.warehouse}, every other answer that came is in "
+        f"stopped{counts}. Slices that were done are in {places.warehouse}, every other answer that came is in "
         f"{shown_ledger(places.ledger)}: the same command goes on where this one stopped"
     )
 

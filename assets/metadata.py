@@ -75,6 +75,7 @@ def responses_metadata(run: Run, report: SliceReport) -> dict[str, Any]:
         "calls": report.calls,
         "reused": report.reused,
         **repeated_metadata([report]),
+        "damaged": report.damaged,
         **_cost_metadata(run, report),
         "calls_per_second": round(report.rate_per_s, 3),
         "allowed_per_second": round(report.allowed_per_s, 3),

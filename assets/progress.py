@@ -146,6 +146,14 @@ class Gauge:
                 self._decoded += 1
                 self._show()
 
+    @property
+    def so_far(self) -> str:
+        """What there is, for a person who stops the command; empty before anything was called."""
+        if not self._latest or self.total is None:
+            return ""
+        done = sum(progress.done for progress in self._latest.values())
+        return f"{done:,} of {self.total:,} rows have their answer, {self.total - done:,} are left"
+
     def _add(self, report: SliceReport) -> None:
         self.calls += report.calls
         self.reused += report.reused

@@ -1,6 +1,7 @@
 """[<run>, responses]: the op `invoke_model`, which calls a run's endpoint for a range of slices, as an asset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 import dagster as dg
@@ -85,7 +86,8 @@ def _invoke_model(run: Run) -> dg.OpDefinition:
         key = responses_key(run.name)
         options = CallOptions(config.refresh, config.retry.value)
         log = _StepLog(context)
-        with slices_of_step(context) as outcomes, model_calls.open(run) as invoker:
+        _warn_of_other_machines(context, model_calls.ledger)
+        with slices_of_step(context) as outcomes, log.of_a_stop(), model_calls.open(run) as invoker:
             for report in invoker.invoke(context.partition_keys, options, log.hearing(listener)):
                 log.on_slice(report)
                 listener.on_slice(run.name, report)
@@ -94,6 +96,16 @@ def _invoke_model(run: Run) -> dg.OpDefinition:
         return dg.MaterializeResult(asset_key=key, data_version=outcomes.data_version(key))
 
     return invoke_model
+
+
+def _warn_of_other_machines(context: dg.AssetExecutionContext, ledger: str) -> None:
+    """Runs that another launcher than Dagster's own starts may be on other machines, which share no folder."""
+    launcher = type(context.instance.run_launcher)
+    if "://" not in ledger and launcher.__module__.partition(".")[0] != "dagster":
+        context.log.warning(
+            f"{launcher.__name__} may start runs on other machines: with the ledger in a folder ({ledger}) the rate is "
+            "per machine, and so is the right to work on a slice; FOUNDRY_LEDGER=postgresql://... is for all of them"
+        )
 
 
 def _note(outcomes: Outcomes, key: dg.AssetKey, run: Run, report: SliceReport) -> None:
@@ -113,11 +125,13 @@ class _StepLog:
         self._pace = LogPace()
         self._totals = Totals()
         self.failed: list[SliceReport] = []
+        self._latest: Progress | None = None
 
     def hearing(self, listener: Listener) -> Callable[[Progress], None]:
         """The listener, and now and then a line in the log."""
 
         def on_progress(progress: Progress) -> None:
+            self._latest = progress
             listener.on_calls(progress)
             if self._pace.is_due(progress.note):
                 left = "" if progress.left_s is None else f", {time_left(progress.left_s)}"
@@ -125,6 +139,20 @@ class _StepLog:
                 self._log.info(f"{done}, {progress_words(progress)}{left}")
 
         return on_progress
+
+    @contextmanager
+    def of_a_stop(self) -> Iterator[None]:
+        """Say what there is and what is left, where the step is interrupted."""
+        try:
+            yield
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            if self._latest is not None:
+                done, rows = self._latest.done, self._latest.rows
+                self._log.warning(
+                    f"stopped: {done:,} of {rows:,} rows have their answer, {rows - done:,} are left but for what came "
+                    "home since; run again to go on"
+                )
+            raise
 
     def on_slice(self, report: SliceReport) -> None:
         """A line for each slice; of those that a stop left, for the first alone."""
@@ -148,4 +176,5 @@ def _in_words(report: SliceReport) -> str:
         f"slice {report.slice_key}: {report.rows:,} rows, {report.ok:,} ok ({report.empty:,} empty), "
         f"{report.failed:,} failed, {report.rejected_by_model:,} rejected by the model, {report.not_sent:,} not sent; "
         f"{report.calls:,} calls, {report.reused:,} answers reused"
+        + (f"; {report.damaged:,} answers in its ledger were damaged: asked again" if report.damaged else "")
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from foundry_pipeline.decode import VERSION
 from foundry_pipeline.exports import FORMATS
 from foundry_pipeline.home import Run
 
@@ -27,8 +28,8 @@ def answers_version(run: Run) -> str:
 
 
 def decoding_version(run: Run) -> str:
-    """Changes with what replies are checked against."""
-    return _digest(_what_is_known(run))
+    """Changes with what replies are checked against, and with the decoder."""
+    return _digest({"decoder": VERSION, **_what_is_known(run)})
 
 
 def exports_version(run: Run) -> str:

@@ -1,7 +1,8 @@
 """The rate of an endpoint that several processes share, as the endpoint sees it: use, worst window, shares.
 
 Every cell is one number of processes at one rate. Its processes start together, and are stopped while each still has
-rows; only what arrives between the last one's first request and the first one's last is judged.
+rows; only what arrives between the last one's first request and the first one's last is judged, or everything where
+that is next to nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def _cell(arrivals: Sequence[Arrival], per_s: float, processes: int) -> Cell:
     first = {arrival.who: arrival.at for arrival in reversed(arrivals)}
     last = {arrival.who: arrival.at for arrival in arrivals}
     assert len(first) == processes
-    judged = [a for a in arrivals if max(first.values()) <= a.at <= min(last.values())]
+    together = [a for a in arrivals if max(first.values()) <= a.at <= min(last.values())]
+    judged = together if len(together) > 2 * processes else arrivals
     use = (len(judged) - 1) / (judged[-1].at - judged[0].at) / per_s
     counts = Counter(arrival.who for arrival in judged)
     most = most_in_window([arrival.at for arrival in arrivals], max(1.0, 1 / per_s))

@@ -28,7 +28,10 @@ from foundry_pipeline.decoding.reply_reader import ReplyReader
 from foundry_pipeline.ontology import Classification, FeatureKind, Ontology, Tool
 from foundry_pipeline.tables import PREDICTION_TABLES, REJECTS, TABLE_OF_KIND, TableSpec
 
-__all__ = ["REASONS", "Limits", "SliceDecoder", "tables_needed"]
+__all__ = ["REASONS", "VERSION", "Limits", "SliceDecoder", "tables_needed"]
+
+VERSION = "1"
+"""Changes with what a reply becomes. Tables name the version they were decoded by, and older ones show as stale."""
 
 _MAX_QUICK_CHARS = 500_000
 """A longer reply may have more values than the limit allows."""
@@ -130,10 +133,18 @@ class SliceDecoder:
     def finish(self) -> dict[str, pa.Table]:
         """Every table that the model needs, by name, empty ones included; rows in the order added, then by place.
 
-        What `take` has given is not in them.
+        What `take` has given is not in them. Raises AccountingError where a prediction is in no table and was not
+        refused.
         """
         self._flush()
-        return self._findings.take()
+        last = self._findings.take()
+        self._findings.check_sums()
+        return last
+
+    @property
+    def sums(self) -> dict[str, int]:
+        """Predictions `said` in all replies, and how many of them were `refused`; the others are in the tables."""
+        return {"said": self._findings.said, "refused": self._findings.refused}
 
     def _take_quickly(self, quick: QuickBoxes, number: int, reply: str) -> bool:
         if len(reply) > _MAX_QUICK_CHARS or not reply.startswith("{"):
@@ -163,7 +174,8 @@ class SliceDecoder:
         if self._quick is None or not self._quick.count:
             self._findings.flush()
             return
-        boxes, handed_back = self._quick.settle(self._findings.rows_of_block)
+        boxes, said, handed_back = self._quick.settle(self._findings.rows_of_block)
+        self._findings.said += said
         for number, reply in handed_back.items():
             self._read(_Waiting(number, reply, Texts(None, None)), reply_json.parse(reply), {})
         self._findings.flush(boxes)

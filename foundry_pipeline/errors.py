@@ -6,6 +6,7 @@
     ├── EndpointStopped    going on is pointless for now: stop sending, keep everything, tell the person
     ├── SliceBusy          another process works on this slice: wait, or try later
     └── StorageError       a disk, ledger or warehouse refuses or is damaged: stop, nothing is lost
+        └── AccountingError    what was counted in is not what would be written: a bug of ours, so nothing is written
 
 What a model says about one row is never an exception: it is an outcome (`replies.py`) or a reject
 (`decode.py`). Anything else that is raised is a bug and travels.
@@ -13,7 +14,7 @@ What a model says about one row is never an exception: it is an outcome (`replie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 SHOWN_CHARS = 80
@@ -52,11 +53,15 @@ class ConfigError(FoundryError):
 
 
 class RowUnavailable(FoundryError):
-    """A data row's content cannot be had. `code` is a `row_*` code of `responses.error`."""
+    """A data row's content cannot be had. `code` is a `row_*` code of `responses.error`.
 
-    def __init__(self, code: str, message: str) -> None:
+    `wait_s`: it may be had after so many seconds; None where nothing speaks for that.
+    """
+
+    def __init__(self, code: str, message: str, wait_s: float | None = None) -> None:
         self.code = code
         self.message = message
+        self.wait_s = wait_s
         super().__init__(f"{code}: {message}")
 
 
@@ -75,3 +80,20 @@ class SliceBusy(FoundryError):
 
 class StorageError(FoundryError):
     """A disk, ledger or warehouse refuses or is damaged; the message says where and what is kept."""
+
+
+class AccountingError(StorageError):
+    """The sums of a slice do not add up; the message has them. Nothing of the slice is committed, nothing deleted."""
+
+    def __init__(self, what: str, came: int, parts: Mapping[str, int]) -> None:
+        """`parts` are where what `came` should have gone: name -> count."""
+        sums = " + ".join(f"{count:,} {name}" for name, count in parts.items())
+        super().__init__(
+            f"accounting: {came:,} {what} are not {sums}: a bug of ours; nothing was written, the replies are kept"
+        )
+
+
+def check_sums(what: str, came: int, parts: Mapping[str, int]) -> None:
+    """Raise AccountingError where `came` is not the sum of its parts."""
+    if came != sum(parts.values()):
+        raise AccountingError(what, came, parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import random
 import ssl
 import threading
 import time
@@ -32,17 +33,19 @@ from foundry_pipeline.calls.lease import Lease
 from foundry_pipeline.calls.ledger import Answer
 from foundry_pipeline.calls.ledgers import Ledgers, ledgers_at
 from foundry_pipeline.calls.plan import NONE
+from foundry_pipeline.calls.proxy import proxy_for, through
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.reports import Progress, SliceReport, Speedometer, not_begun, tallied
 from foundry_pipeline.calls.slice_calls import EXPECTED, SliceCalls
 from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, plan_slice
 from foundry_pipeline.calls.stop import Stop
 from foundry_pipeline.calls.tally import MOST_NAMED
-from foundry_pipeline.config.secrets import auth_headers, scrubber
+from foundry_pipeline.config.secrets import auth_headers, scrubber, secret_names
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
 from foundry_pipeline.errors import ConfigError, EndpointStopped, Problem, SliceBusy, StorageError
 from foundry_pipeline.home import Run, Settings
+from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.rows.content import ContentReader
 from foundry_pipeline.rows.media import needs_turning, upright_jpeg_or_png
@@ -76,26 +79,30 @@ class Invoker:
         ledger: str,
         environ: Mapping[str, str],
         transport: TransportFactory | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         """`ledger` is a folder or a database's URL; `environ` is where the secret is looked up at the moment of
         sending, and the database's password where the URL has none; `transport` makes one for each worker, in place of
-        our own connections (`connection.py`). Raises ConfigError for what this version cannot do, and for a secret that
-        is not there."""
+        our own connections (`connection.py`); `jitter` gives 0 to 1, for back-offs. Raises ConfigError for what this
+        version cannot do, and for a secret that is not there."""
         _check_supported(run)
         self._run = run
         self._store = store
         self._settings = settings
         self._home_root = home_root
-        self._ledgers = ledgers_at(ledger, environ)
+        self._ledgers = ledgers_at(ledger, environ, settings.ballast_bytes)
         self._environ = environ
         self._scrub = scrubber(run.model, environ)
         auth_headers(run.model, environ, settings)
         self._transport = transport
+        self._jitter = jitter
         self._requests = FoundryRequests(run)
         self._reports: queue.SimpleQueue[SliceReport | None] = queue.SimpleQueue()
         self._done = Counter[str]()
         self._errors = Counter[str]()
         self._slices: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, str] = {}
+        """Slice key -> who works on it, while this process waits for its lease."""
         self._driving: ThreadFuture[None] | None = None
 
     def __enter__(self) -> Invoker:
@@ -113,11 +120,18 @@ class Invoker:
         name = f"calls of {self._run.name}"
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        try:
+            asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        except BaseException:
+            self._give_back()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._give_back()
+
+    def _give_back(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -177,9 +191,16 @@ class Invoker:
         self._reader = ContentReader(self._home_root, self._settings, encoding=self._run.dataset.encoding)
         stop = Stop()
         self._rate = Rate(self._state, self._run.model.requests_per_second, self._run.model.burst, stop.sleep)
-        self._breaker = Breaker(self._state)
+        self._breaker = Breaker(self._state, self._jitter)
         is_secure = self._run.model.inference_endpoint.lower().startswith("https:")
-        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure else None
+        proxy = None
+        if self._settings.endpoint_proxy == "environment":
+            proxy = proxy_for(self._run.model.inference_endpoint, self._environ)
+        tls = await asyncio.to_thread(ssl.create_default_context) if is_secure or proxy else None
+        transport = self._transport
+        if transport is None and proxy is not None and tls is not None:
+            transport = partial(through, proxy, tls)
+            await transport().aclose()  # a proxy that cannot be one is told before anything is called
         self._caller = Caller(
             _rules(self._run, self._settings),
             self._rate,
@@ -191,11 +212,12 @@ class Invoker:
                 timeout_s=self._run.model.timeout_s,
                 max_reply_bytes=self._settings.max_reply_bytes,
                 tls=tls,
-                transport=self._transport() if self._transport else None,
+                transport=transport() if transport else None,
             ),
             credentials=lambda: auth_headers(self._run.model, self._environ, self._settings),
             scrub=self._scrub,
             budget=self._budget,
+            jitter=self._jitter,
         )
 
     async def _shut(self) -> None:
@@ -251,11 +273,14 @@ class Invoker:
         while True:
             try:
                 return await self._take_lease(slice_key)
-            except SliceBusy:
+            except SliceBusy as busy:
                 if time.monotonic() > deadline or self._caller.stopped:
                     raise
                 begun.set()
+                self._busy[slice_key] = str(busy)
                 await asyncio.sleep(0.25)
+            finally:
+                self._busy.pop(slice_key, None)
 
     async def _take_lease(self, slice_key: str) -> Lease:
         """The slice's lease; given back where this task is cancelled while a thread takes it."""
@@ -346,11 +371,12 @@ class Invoker:
         """Commit the slice, or say why not: then the ledger is closed, with every answer in it."""
         if calls.failure is not None and not isinstance(calls.failure, EXPECTED):
             raise calls.failure
+        stopped_by = calls.failure or work.ledger.failed
         stop = calls.failure if isinstance(calls.failure, EndpointStopped) else None
-        tally = calls.tally(stop.code if stop else "storage", _unsent(work) if calls.failure is not None else ())
+        tally = calls.tally(stop.code if stop else "storage", _unsent(work) if stopped_by is not None else ())
         report = self._report(work, calls, began)
         allowed = self._run.max_failed_share
-        failure = str(calls.failure) if calls.failure is not None else tally.too_many_failed(allowed)
+        failure = str(stopped_by) if stopped_by is not None else tally.too_many_failed(allowed)
         if failure is not None:
             work.close()
             report = replace(report, failure=f"{failure} ({calls.kept()})", stop=str(stop) if stop else None)
@@ -367,7 +393,7 @@ class Invoker:
     def _report(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
         cost = None if self._budget is None else self._budget.cost()
         report = calls.report(work.slice_key, time.monotonic() - began)
-        return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost)
+        return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost, damaged=work.ledger.damaged)
 
     async def _body_of(self, row: DataRow) -> bytes:
         media_type = self._run.dataset.media_type
@@ -415,7 +441,7 @@ class Invoker:
             self._done["failed"],
             calls,
             rate_per_s,
-            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller.waiting_for),
+            "stopping" if self._caller.stopped else _note(view.held_s, open_for_s, self._caller, self._busy),
             allowed_per_s=view.per_s,
             errors=dict(self._errors.most_common()),
             left_s=left / rows_per_s if going else None,
@@ -470,7 +496,20 @@ def _rules(run: Run, settings: Settings) -> CallRules:
         endpoint_patience_s=settings.endpoint_patience_s,
         preflight_patience_s=settings.preflight_patience_s,
         refused_patience_s=min(REFUSED_PATIENCE_S, settings.preflight_patience_s),
+        advice=_advice(model),
     )
+
+
+def _advice(model: Manifest) -> dict[str, str]:
+    """Code of a stop -> what a person can do about it."""
+    secret = f"{model.file} names no secret"
+    if model.secret is not None:
+        secret = f"the secret came from {', '.join(secret_names(model)) or model.file}"
+    return {
+        "auth": secret,
+        "connection": f"check inference_endpoint in {model.file}",
+        "tls": "where the certificate is of an authority of your own, name its bundle in SSL_CERT_FILE",
+    }
 
 
 def _unsent(work: SliceWork) -> list[str]:
@@ -479,11 +518,13 @@ def _unsent(work: SliceWork) -> list[str]:
     return [row.global_key for page in islice(pages, 1) for _, row in page][:MOST_NAMED]
 
 
-def _note(held_s: float, open_for_s: float | None, waiting_for: str) -> str:
+def _note(held_s: float, open_for_s: float | None, caller: Caller, busy: Mapping[str, str]) -> str:
     """What keeps requests from going, for people; empty where nothing does."""
     if held_s > 1:
         return f"held by the endpoint until {clock_time(time.time() + held_s)}"
     if open_for_s is not None:
         since = clock_time(time.time() - open_for_s)
-        return f"paused since {since}: {waiting_for or 'it was down when last asked'}"
-    return f"retrying: {waiting_for}" if waiting_for else ""
+        return f"paused since {since}: {caller.trouble or 'it was down when last asked'}"
+    if caller.waiting_for:
+        return f"retrying {caller.waiting_for}"
+    return next((f"waiting: {who}" for who in list(busy.values())), "")

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foundry_pipeline.data_rows import DataRow
-from foundry_pipeline.decode import SliceDecoder, tables_needed
+from foundry_pipeline.decode import VERSION, SliceDecoder, tables_needed
 from foundry_pipeline.errors import RowUnavailable, StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.rows.conversations import parse_conversation
@@ -66,7 +66,8 @@ def decode_slice(
 
     `read_text` gives a data row's text and may raise RowUnavailable: then the row's entities are rejected, the rest of
     its reply is not. Replies of rows that the dataset no longer has are left out. Raises StorageError where the slice
-    has no responses or no data rows, or where either is damaged.
+    has no responses or no data rows, or where either is damaged; AccountingError where what the replies say is not all
+    in the tables or refused.
     """
     started = clock()
     model, dataset = run.model, run.dataset
@@ -83,7 +84,8 @@ def decode_slice(
             if decoder.done_bytes >= PIECE_BYTES:
                 spool.add(tally.noted(decoder.take()))
         spool.add(tally.noted(decoder.finish()))
-        about = {"rows": tally.rows, "responses": _sha256(store, RESPONSES, run.name, slice_key)}
+        responses = _sha256(store, RESPONSES, run.name, slice_key)
+        about = {"decoder": VERSION, "rows": tally.rows, **decoder.sums, "responses": responses}
         written = store.commit(run.name, slice_key, spool.contents(), about)
     return DecodeReport(
         slice_key=slice_key,

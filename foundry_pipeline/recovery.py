@@ -6,6 +6,7 @@ Nothing that is paid for is deleted: a ledger goes when every answer in it is in
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,13 +17,13 @@ from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.calls.ledgers import Ledgers
 from foundry_pipeline.calls.pending import Pending
 from foundry_pipeline.calls.plan import GOOD
-from foundry_pipeline.calls.slice_work import CallOptions, SliceWork, commit_slice, plan_slice
+from foundry_pipeline.calls.slice_work import COMMITTED, CallOptions, SliceWork, commit_slice, plan_slice
 from foundry_pipeline.calls.tally import Tally
 from foundry_pipeline.errors import SliceBusy, StorageError
 from foundry_pipeline.home import Run
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.store import Store, reading
-from foundry_pipeline.tables import RESPONSES
+from foundry_pipeline.tables import TableSpec
 
 COMPARED_AT_ONCE = 64
 
@@ -39,15 +40,16 @@ class Recovered:
 
 def waiting_answers(pending: Pending, ledgers: Ledgers, store: Store) -> int:
     """How many of a slice's answers are in no committed file yet."""
-    if pending.damage is not None or not pending.outcomes:
-        return 0
+    if pending.damage is not None or sum(pending.outcomes.values()) == pending.in_spare:
+        return pending.in_spare
     ledger = ledgers.ledger(pending.run, pending.slice_key, None)
     try:
         outcomes = ledger.outcomes()
     finally:
         ledger.close()
     committed = _committed_outcomes(store, pending.run, pending.slice_key)
-    return sum(1 for call_id, outcome in outcomes.items() if not _is_covered(outcome, committed.get(call_id)))
+    waiting = sum(1 for call_id, outcome in outcomes.items() if not _is_covered(outcome, committed.get(call_id)))
+    return waiting + pending.in_spare
 
 
 def recover(
@@ -77,7 +79,7 @@ def _recovered(run: Run | None, pending: Pending, store: Store, ledgers: Ledgers
         yield Recovered(name, key, f"left alone: {err}")
         return
     try:
-        if (saved := ledgers.repair(name, key)) is not None:
+        for saved in ledgers.repair(name, key):
             yield Recovered(
                 name,
                 key,
@@ -105,7 +107,7 @@ def _forget_durable(name: str, slice_key: str, store: Store, ledgers: Ledgers, l
     ledger = ledgers.ledger(name, slice_key, lease)
     try:
         outcomes = ledger.outcomes()
-        durable = list(_durable(name, slice_key, store, ledger, outcomes))
+        durable = set(_durable(name, slice_key, store, ledger, outcomes))
         ledger.forget(durable)
         if len(durable) < len(outcomes):
             return None, True
@@ -118,12 +120,19 @@ def _forget_durable(name: str, slice_key: str, store: Store, ledgers: Ledgers, l
 
 
 def _durable(name: str, slice_key: str, store: Store, ledger: Ledger, outcomes: Mapping[str, str]) -> Iterator[str]:
-    """Call ids of the answers that the committed file has, byte by byte, or has a better one for."""
-    file = store.open(RESPONSES, name, slice_key)
+    """Call ids of the answers that a committed file has, byte by byte, or has a better one for; some come twice."""
+    for spec in COMMITTED:
+        yield from _durable_in(spec, name, slice_key, store, ledger, outcomes)
+
+
+def _durable_in(
+    spec: TableSpec, name: str, slice_key: str, store: Store, ledger: Ledger, outcomes: Mapping[str, str]
+) -> Iterator[str]:
+    file = store.open(spec, name, slice_key)
     if file is None:
         return
-    store.check_intact(RESPONSES, name, slice_key)
-    with file, reading(store.path(RESPONSES, name, slice_key)):
+    store.check_intact(spec, name, slice_key)
+    with file, reading(store.path(spec, name, slice_key)):
         for batch in file.iter_batches(COMPARED_AT_ONCE, columns=["call_id", "outcome", "reply"]):
             committed = {row["call_id"]: row for row in pa.Table.from_batches([batch]).to_pylist()}
             answers = ledger.answers(committed.keys() & outcomes.keys())
@@ -173,8 +182,10 @@ def _committed(work: SliceWork, lease: Lease) -> tuple[str, bool]:
 
 
 def _committed_outcomes(store: Store, run: str, slice_key: str) -> dict[str, str]:
-    try:
-        table = store.read(RESPONSES, run, slice_key, ["call_id", "outcome"])
-    except StorageError:
-        return {}
-    return {} if table is None else dict(zip(table["call_id"].to_pylist(), table["outcome"].to_pylist(), strict=True))
+    found: dict[str, str] = {}
+    for spec in COMMITTED:
+        with contextlib.suppress(StorageError):
+            table = store.read(spec, run, slice_key, ["call_id", "outcome"])
+            if table is not None:
+                found |= zip(table["call_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
+    return found

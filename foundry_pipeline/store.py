@@ -39,6 +39,7 @@ FILES_IN_LINE = 256
 """A file that waits for its turn takes a kilobyte."""
 RECORDS = "_commits"
 STAGING = "_staging"
+DAMAGED = "_damaged"
 
 Write = Callable[[pq.ParquetWriter], None]
 """Fills one file: called with an open writer, in bounded pieces."""
@@ -183,6 +184,12 @@ class Store:
         path = self.path(spec, owner, slice_key)
         if self._fs.get_file_info(path).type == pafs.FileType.File:
             self._fs.delete_file(path)
+
+    def set_aside(self, spec: TableSpec, owner: str, slice_key: str) -> None:
+        """Move a damaged file to where no reader looks: what can still be read of it is not lost."""
+        target = f"{self._base}/{DAMAGED}/{_folder(spec, owner)}/{slice_key}-{uuid.uuid4().hex[:8]}.parquet"
+        self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+        self._fs.move(self.path(spec, owner, slice_key), target)
 
     def recover(self) -> None:
         """Finish commits that a killed process left behind, drop those that had not reached their commit point.

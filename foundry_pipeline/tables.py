@@ -78,6 +78,13 @@ RESPONSES = TableSpec(
     ),
 )
 
+SUPERSEDED = TableSpec(
+    "superseded",
+    "one row per good answer that a slice had and no longer uses: to other parameters, another model or older content",
+    ("call_id",),
+    RESPONSES.schema,
+)
+
 _PREDICTION = [
     _column("run", STRING, "the model run"),
     _column("model", STRING, "the model's name"),
@@ -224,7 +231,7 @@ MATCHES = TableSpec(
 )
 
 PREDICTION_TABLES = (BOXES, MASKS, POLYGONS, LINES, POINTS, EDGES, ENTITIES, CLASSIFICATIONS, TEXTS)
-TABLES = {spec.name: spec for spec in (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)}
+TABLES = {spec.name: spec for spec in (DATA_ROWS, RESPONSES, SUPERSEDED, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)}
 
 TABLE_OF_KIND: Mapping[FeatureKind, TableSpec] = {
     FeatureKind.RECTANGLE: BOXES,

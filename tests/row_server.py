@@ -21,7 +21,7 @@ class Answer:
 class RowServer:
     """`routes` maps a path to an answer, to a list of answers given in turn, or to a function over the handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.routes: dict[str, Answer | list[Answer] | Callable[[BaseHTTPRequestHandler], None]] = {}
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
@@ -43,7 +43,7 @@ class RowServer:
             daemon_threads = True
             request_queue_size = 64
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property
@@ -58,9 +58,14 @@ class RowServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """Give the port up. Safe to repeat."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         with self._lock:

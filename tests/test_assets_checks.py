@@ -7,7 +7,7 @@ import pytest
 from assets.checks import run_checks
 from foundry_pipeline.home import Run
 from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS, REJECTS, build
+from foundry_pipeline.tables import BOXES, DATA_ROWS, REJECTS, build
 from tests.warehouse import fill, make_run
 
 ROWS = [{"global_key": f"{at}.jpg", "width": 60, "height": 40} for at in range(4)]
@@ -29,12 +29,13 @@ def box(at: int, **values: Any) -> dict[str, Any]:
 
 
 def check(run: Run, store: Store) -> dict[str, Any]:
-    """Evaluate all checks of the run: name -> evaluation."""
+    """Evaluate all checks of the run: name -> evaluation. Of several tables, one that does not pass."""
     definitions = dg.Definitions(asset_checks=run_checks(run), resources={"warehouse": store})
     job = definitions.resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(instance=instance)
-    return {found.check_name: found for found in result.get_asset_check_evaluations()}
+    evaluations = sorted(result.get_asset_check_evaluations(), key=lambda found: found.passed, reverse=True)
+    return {found.check_name: found for found in evaluations}
 
 
 def commit_rejects(run: Run, store: Store, slice_key: str, reasons: list[str]) -> None:
@@ -58,6 +59,7 @@ def test_all_is_well_where_every_row_is_answered_and_nothing_refused(run: Run, s
         "scores_in_0_1": True,
         "boxes_inside_picture": True,
         "reject_share": True,
+        "files_intact": True,
     }
     assert found["answered_equals_asked"].metadata["ok"].value == 4
 
@@ -103,7 +105,9 @@ def test_failed_rows_warn_below_the_runs_limit_and_are_an_error_above(
     ],
     ids=["to the edge", "rounded", "too wide", "above", "size unknown"],
 )
-def test_boxes_outside_their_picture_are_counted(run: Run, store: Store, values: dict[str, Any], outside: int) -> None:
+def test_F066_boxes_outside_their_picture_are_counted(
+    run: Run, store: Store, values: dict[str, Any], outside: int
+) -> None:
     fill(store, run, "00000", data_rows=ROWS, boxes=[box(0), box(1, **values)])
     found = check(run, store)["boxes_inside_picture"]
     assert found.metadata["outside"].value == outside
@@ -132,3 +136,16 @@ def test_rejects_are_counted_by_reason(run: Run, store: Store, boxes: int, sever
     assert found.severity == severity
     assert found.metadata["share"].value == 1 / (boxes + 1)
     assert found.metadata["reasons"].value == {"not_finite": 1}
+
+
+def test_F112_a_file_that_rotted_is_found_with_its_name_and_what_to_do(run: Run, store: Store) -> None:
+    fill(store, run, "00000", data_rows=ROWS, boxes=[box(0), box(1)])
+    path = Path(store.path(BOXES, run.name, "00000"))
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"parquet-cpp")] ^= 1  # in the footer, where no reader looks
+    path.write_bytes(content)
+    found = check(run, store)["files_intact"]
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.ERROR
+    assert str(path) in str(found.metadata["for_example"].value)
+    assert "no call is needed" in found.metadata["advice"].value

@@ -172,7 +172,7 @@ def test_a_slice_that_finished_beside_a_failed_one_is_not_stale(loaded: Place) -
     assert tags == alone
 
 
-def test_a_slice_costs_few_events(place: Place) -> None:
+def test_F123_a_slice_costs_few_events(place: Place) -> None:
     """Two runs that differ by ten slices differ by the events of ten slices."""
     write_mood_home(place.root, place.model.url, ["a"] * 24)
     place.execute("notes_data_rows")
@@ -215,7 +215,7 @@ def test_a_run_on_pictures_shows_one_small_picture(place: Place) -> None:
     assert len(pictures[0]) < 70_000
 
 
-def test_a_slice_that_lost_its_rows_becomes_empty(loaded: Place) -> None:
+def test_F127_a_slice_that_lost_its_rows_becomes_empty(loaded: Place) -> None:
     heal(loaded)
     assert loaded.execute("notes_mood", None, ALL).success
     write_texts(loaded.root, ["nice", "bad"])

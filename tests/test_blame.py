@@ -45,6 +45,7 @@ def test_what_was_charged_before_a_success_stays_charged(task: Task) -> None:
     blame.charge(task, FAULT, 500)
     blame.success()
     blame.endpoint()
+    blame.resume()
     assert blame.charge(task, FAULT, 500)
 
 
@@ -54,6 +55,7 @@ def test_a_row_that_brings_the_endpoint_down_every_time_ends(task: Task) -> None
         blame.charge(task, FAULT, 500)
         assert not blame.is_proven(task)
         blame.endpoint()
+        blame.resume()
     blame.charge(task, FAULT, 500)
     assert blame.is_proven(task)
 
@@ -75,6 +77,18 @@ def test_an_outage_that_everybody_sees_is_nobodys(task: Task) -> None:
         blame.suspect(task, OUTAGE, 502)
     assert not blame.is_contradicted(task)
     assert not blame.is_spent(task)
+
+
+def test_what_was_in_flight_when_an_outage_began_is_part_of_it(task: Task) -> None:
+    blame = Blame(1)
+    blame.suspect(task, OUTAGE, 502)
+    blame.endpoint()
+    blame.suspect(task, OUTAGE, 502)
+    assert not blame.charge(task, FAULT, 500)
+    blame.rows()
+    assert not blame.is_spent(task)
+    blame.resume()
+    assert blame.charge(task, FAULT, 500)
 
 
 def test_suspicions_are_charged_when_the_canary_is_answered(task: Task) -> None:

@@ -160,7 +160,6 @@ def test_every_legal_way_to_answer_is_understood(
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 100 Continue\r\n\r\n",
         b"HTTP/9.9 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-        b"",
     ],
 )
 def test_what_is_no_legal_response_is_a_cut_call(
@@ -304,7 +303,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew(
         assert all(isinstance(result, Response) for result in runner.run(go()))
 
 
-def test_a_kept_alive_connection_that_closes_as_a_request_comes_is_stale_and_a_fresh_one_is_not(
+def test_a_connection_that_closes_as_a_request_comes_is_told_from_a_response_that_was_cut(
     loops: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -313,8 +312,8 @@ def test_a_kept_alive_connection_that_closes_as_a_request_comes_is_stale_and_a_f
     first, second = posts(loops, serve, times=2)
     assert isinstance(first, Response)
     assert isinstance(second, Fault)
-    assert second.broken is Broken.STALE
-    (only,) = posts(loops, answering(b""))
+    assert second.broken is Broken.CLOSED
+    (only,) = posts(loops, answering(OK[:-1]))
     assert isinstance(only, Fault)
     assert only.broken is Broken.CUT
 

@@ -170,7 +170,7 @@ def test_a_host_that_drips_ends_at_the_deadline(server: RowServer, tmp_path: Pat
         stop.set()
 
 
-def test_a_host_that_is_down_is_left_alone_and_others_go_on(server: RowServer, tmp_path: Path) -> None:
+def test_F095_a_host_that_is_down_is_left_alone_and_others_go_on(server: RowServer, tmp_path: Path) -> None:
     server.routes["/a"] = Answer(PICTURE)
     tries = []
 

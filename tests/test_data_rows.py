@@ -151,7 +151,7 @@ def test_texts_in_files_have_to_be_of_the_encoding(tmp_path: Path) -> None:
     assert codes(home.load()) == [("a.txt", "row_encoding")]
 
 
-def test_the_first_of_two_rows_with_one_key_stays_and_the_other_is_reported(home: Home) -> None:
+def test_F093_the_first_of_two_rows_with_one_key_stays_and_the_other_is_reported(home: Home) -> None:
     home.write(
         {"row_data": "one", "global_key": "k"},
         {"row_data": "two", "global_key": "k"},
@@ -371,7 +371,7 @@ def test_only_slices_that_changed_are_written(
 
 @hypothesis_settings(max_examples=8, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=12).filter(str.strip), unique=True, min_size=1, max_size=12))
-def test_any_key_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, keys: list[str]) -> None:
+def test_F093_any_key_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, keys: list[str]) -> None:
     home = Home(tmp_path_factory.mktemp("home"))
     home.write_keys(*keys)
     report = home.load()

@@ -67,14 +67,14 @@ def test_an_option_is_found_by_its_value_and_then_by_its_label() -> None:
         ({"summary": ["a"]}, "$.summary", "wrong_type"),
     ],
 )
-def test_a_bad_answer_is_rejected_and_not_converted(reply: Any, path: str, reason: str) -> None:
+def test_F079_a_bad_answer_is_rejected_and_not_converted(reply: Any, path: str, reason: str) -> None:
     tables = decode({**reply, "car": {"boxes": [GOOD]}})
     assert rejected(tables) == [(path, reason)]
     assert tables["classifications"] == tables["texts"] == []
     assert len(tables["boxes"]) == 1
 
 
-def test_an_unknown_option_is_told_with_those_that_are_known() -> None:
+def test_F079_an_unknown_option_is_told_with_those_that_are_known() -> None:
     message = decode({"weather": "hail"})["rejects"][0]["message"]
     assert '"rain"' in message
     assert '"sun"' in message

@@ -74,7 +74,7 @@ def test_a_string_with_the_raw_answer() -> None:
     assert values(decode("=== Two people.", known)["texts"], "feature", "answer") == [("answer", "=== Two people.")]
 
 
-def test_the_documents_comments_and_trailing_commas_are_no_json() -> None:
+def test_F058_the_documents_comments_and_trailing_commas_are_no_json() -> None:
     body = '// Object Detection\n{"cat": {"boxes": [[0, 0, 10, 10],]}}'
     tables = decode(body, tools(FeatureKind.RECTANGLE, "cat"))
     assert rejected(tables) == [("$", "unexpected_text")]

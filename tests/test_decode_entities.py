@@ -57,7 +57,7 @@ def entity(start: Any, end: Any, text: Any = None, **more: Any) -> dict[str, Any
         ("é e\u0301", entity(2, 3, "e"), (2, 3, "e", "exact")),
     ],
 )
-def test_an_entity_is_found_by_the_first_rule_that_fits(
+def test_F075_an_entity_is_found_by_the_first_rule_that_fits(
     text: str, said: dict[str, Any], found: tuple[Any, ...]
 ) -> None:
     tables = spans(text, said)
@@ -99,7 +99,7 @@ def test_an_entity_is_found_by_the_first_rule_that_fits(
         (TEXT, [0, 3, "Tom"], "wrong_type"),
     ],
 )
-def test_a_bad_entity_does_not_cost_its_neighbours(text: str, said: Any, reason: str) -> None:
+def test_F076_a_bad_entity_does_not_cost_its_neighbours(text: str, said: Any, reason: str) -> None:
     good = entity(0, 1, text[:1]) if text else entity(0, 0, "x")
     tables = spans(text, good, said, good)
     assert values(tables["entities"], "index") == ([(0,), (2,)] if text else [])
@@ -117,7 +117,7 @@ def test_a_text_is_not_searched_without_end() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.sampled_from("ab 😀é"), min_size=1, max_size=12), st.data())
-def test_the_true_utf16_offsets_of_a_span_lead_to_that_span(text: str, data: st.DataObject) -> None:
+def test_F077_the_true_utf16_offsets_of_a_span_lead_to_that_span(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
     units = [len(text[:place].encode("utf-16-le")) // 2 for place in (start, end)]

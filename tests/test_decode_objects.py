@@ -40,7 +40,7 @@ RLE = {"size": [6, 8], "counts": "=3300000;"}
         ([GOOD], "bad_length"),
     ],
 )
-def test_a_bad_box_does_not_cost_its_neighbours(box: Any, reason: str) -> None:
+def test_F069_a_bad_box_does_not_cost_its_neighbours(box: Any, reason: str) -> None:
     tables = decode({"car": {"boxes": [GOOD, box, GOOD], "scores": [0.1, 0.2, 0.3]}})
     assert values(tables["boxes"], "index", "score", "left", "top", "width", "height") == [
         (0, 0.1, *GOOD),
@@ -50,13 +50,13 @@ def test_a_bad_box_does_not_cost_its_neighbours(box: Any, reason: str) -> None:
 
 
 @pytest.mark.parametrize("body", ["1e999", "-1e999", "9" * 41, "9" * 5000, "-" + "9" * 5000, "Infinity"])
-def test_a_number_without_end_is_a_bad_number_and_nothing_more(body: str) -> None:
+def test_F053_a_number_without_end_is_a_bad_number_and_nothing_more(body: str) -> None:
     tables = decode('{"car": {"boxes": [[1, 2, 3, 4], [1, 2, 3, ' + body + "]]}}")
     assert values(tables["boxes"], "index") == [(0,)]
     assert rejected(tables) == [("$.car.boxes[1]", "not_finite")]
 
 
-def test_boxes_are_kept_as_said() -> None:
+def test_F066_boxes_are_kept_as_said() -> None:
     """Past the edge, of no size, integers beside floats, overlapping: thresholds and clipping belong to exports."""
     boxes = [[-5, -5.5, 0, 0], [600, 400, 900, 900], [1, 2, 3, 4], [1, 2, 3, 4]]
     tables = decode({"car": {"boxes": boxes, "scores": [0, 1, 0.001, None]}}, size_wh=(640, 480))
@@ -69,13 +69,13 @@ def test_boxes_are_kept_as_said() -> None:
     [(1.01, "bad_score"), (-0.1, "bad_score"), (87, "bad_score"), (float("nan"), "bad_score"), (10**400, "bad_score"),
      ("0.9", "wrong_type"), (True, "wrong_type"), ([0.9], "wrong_type")],
 )  # fmt: skip
-def test_a_bad_score_rejects_its_item_alone(score: Any, reason: str) -> None:
+def test_F065_a_bad_score_rejects_its_item_alone(score: Any, reason: str) -> None:
     tables = decode({"car": {"boxes": [GOOD, GOOD], "scores": [score, 0.5]}})
     assert values(tables["boxes"], "index", "score") == [(1, 0.5)]
     assert values(tables["rejects"], "path", "reason", "index") == [("$.car.scores[0]", reason, 0)]
 
 
-def test_scores_that_look_like_percent_are_named_so() -> None:
+def test_F065_scores_that_look_like_percent_are_named_so() -> None:
     messages = [r["message"] for r in decode({"car": {"boxes": [GOOD, GOOD], "scores": [87, 3.5]}})["rejects"]]
     assert all("looks like percent" in message for message in messages)
     mixed = decode({"car": {"boxes": [GOOD, GOOD], "scores": [87, 0.5]}})["rejects"]
@@ -83,7 +83,7 @@ def test_scores_that_look_like_percent_are_named_so() -> None:
 
 
 @pytest.mark.parametrize("scores", [[0.9], [0.9, 0.8, 0.7], []])
-def test_scores_of_another_length_are_left_out_and_the_items_stay(scores: list[float]) -> None:
+def test_F063_scores_of_another_length_are_left_out_and_the_items_stay(scores: list[float]) -> None:
     tables = decode({"car": {"boxes": [GOOD, GOOD], "scores": scores}})
     assert values(tables["boxes"], "index", "score") == [(0, None), (1, None)]
     assert rejected(tables) == [("$.car.scores", "length_mismatch")]
@@ -96,7 +96,7 @@ def test_scores_that_are_no_list_are_left_out_and_the_items_stay() -> None:
     assert rejected(tables) == [("$.car.scores", "wrong_type")]
 
 
-def test_a_missing_score_is_unknown_and_not_one() -> None:
+def test_F064_a_missing_score_is_unknown_and_not_one() -> None:
     assert values(decode({"car": {"boxes": [GOOD]}})["boxes"], "score") == [(None,)]
     assert values(decode({"car": {"boxes": [GOOD], "scores": None}})["boxes"], "score") == [(None,)]
 
@@ -146,13 +146,13 @@ def test_boxes_for_a_feature_that_has_no_shape_are_of_the_wrong_kind(feature: st
         (None, "wrong_type"),
     ],
 )
-def test_a_bad_mask_does_not_cost_its_neighbours(mask: Any, reason: str) -> None:
+def test_F070_a_bad_mask_does_not_cost_its_neighbours(mask: Any, reason: str) -> None:
     tables = decode({"tree": {"masks": [RLE, mask, RLE]}}, size_wh=(8, 6))
     assert values(tables["masks"], "index", "counts", "area") == [(0, "=3300000;", 12), (2, "=3300000;", 12)]
     assert rejected(tables) == [("$.tree.masks[1]", reason)]
 
 
-def test_masks_of_other_spellings_are_stored_as_one() -> None:
+def test_F072_masks_of_other_spellings_are_stored_as_one() -> None:
     runs = {"size": [6, 8], "counts": [13, 3, 3, 3, 3, 3, 3, 3, 14]}
     split = {"size": [6, 8], "counts": [13, 1, 0, 2, 3, 3, 3, 3, 3, 3, 14]}
     quoted = {"size": [6, 8], "counts": "b'=3300000;'"}
@@ -194,7 +194,7 @@ def xy(points: list[list[float]]) -> list[dict[str, float]]:
         ({"x": [0], "y": [1]}, "wrong_type"),
     ],
 )
-def test_a_bad_polygon_does_not_cost_its_neighbours(polygon: Any, reason: str) -> None:
+def test_F074_a_bad_polygon_does_not_cost_its_neighbours(polygon: Any, reason: str) -> None:
     tables = decode({"lake": {"polygons": [TRIANGLE, polygon, TRIANGLE]}})
     assert values(tables["polygons"], "index", "points") == [(0, xy(TRIANGLE)), (2, xy(TRIANGLE))]
     assert rejected(tables) == [("$.lake.polygons[1]", reason)]

@@ -21,12 +21,12 @@ ONE_TEXT = ontology(Tool("car", FeatureKind.RECTANGLE), text("summary"))
      {"person": []}, {"signs": []}, {"weather": None}, {"summary": None}, '"{}"',
      {"tree": {"masks": [], "scores": []}}],
 )  # fmt: skip
-def test_nothing_found_is_neither_a_prediction_nor_a_reject(reply: object) -> None:
+def test_F062_nothing_found_is_neither_a_prediction_nor_a_reject(reply: object) -> None:
     assert not any(decode(reply).values())
 
 
 @pytest.mark.parametrize("reply", ["[1]", "[{}]", "3", "true", "null", "1.5", "NaN", "[[]]"])
-def test_a_reply_that_is_no_object_is_rejected_as_a_whole(reply: str) -> None:
+def test_F059_a_reply_that_is_no_object_is_rejected_as_a_whole(reply: str) -> None:
     assert rejected(decode(reply)) == [("$", "wrong_type")]
 
 
@@ -54,7 +54,7 @@ def test_an_empty_json_string_is_an_empty_answer() -> None:
         lambda body: f"\ufeff{body}",
     ],
 )
-def test_an_object_in_a_string_or_fence_is_the_reply(wrap: object) -> None:
+def test_F058_an_object_in_a_string_or_fence_is_the_reply(wrap: object) -> None:
     assert callable(wrap)
     tables = decode(wrap(json.dumps({"car": BOX})), NO_TEXT)
     assert values(tables["boxes"], "left", "top", "width", "height") == [(1, 2, 3, 4)]
@@ -107,7 +107,7 @@ def test_without_an_ontology_free_text_is_the_feature_response(body: str) -> Non
 
 
 @pytest.mark.parametrize("depth", [63, 64, 65, 1000, 100_000])
-def test_what_is_nested_too_deep_is_not_decoded(depth: int) -> None:
+def test_F057_what_is_nested_too_deep_is_not_decoded(depth: int) -> None:
     """65,000 levels would end Python's recursion; here the deep part is one that nobody would have read."""
     inner = "[" * (depth - 2) + "]" * (depth - 2)
     tables = decode('{"car": {"boxes": [[1, 2, 3, 4]], "note": ' + inner + "}}")
@@ -122,7 +122,7 @@ def test_brackets_in_strings_are_no_depth() -> None:
 
 
 @pytest.mark.parametrize(("value", "most"), [("[]", 999_997), ("{}", 999_997), ('""', 999_996), ("1", 3_999_998)])
-def test_a_reply_of_too_many_values_is_not_decoded(value: str, most: int) -> None:
+def test_F057_a_reply_of_too_many_values_is_not_decoded(value: str, most: int) -> None:
     """10 MB of `[],` would take 300 MB as Python objects."""
     before, after = '{"car": {"boxes": [[1, 2, 3, 4]], "note": [', "]}}"
     for count, fits in ((most - 20, True), (most + 20, False)):
@@ -136,7 +136,7 @@ def test_a_long_text_is_not_many_values() -> None:
     assert long_text["rejects"] == []
 
 
-def test_more_objects_than_a_row_may_have_are_rejected_together() -> None:
+def test_F128_more_objects_than_a_row_may_have_are_rejected_together() -> None:
     reply = {"car": {"boxes": [[1, 2, 3, 4]] * 7}, "lake": {"polygons": [[[0, 0], [1, 0], [0, 1]]]}, "signs": ["joy"]}
     for shortcut in (True, False):
         tables = decode(reply, limits=Limits(5), shortcut=shortcut)
@@ -178,7 +178,7 @@ def test_a_flood_of_rejects_ends_in_one_that_says_so() -> None:
     assert rejected(tables)[-1] == ("$", "too_large")
 
 
-def test_the_first_of_duplicate_keys_stays() -> None:
+def test_F054_the_first_of_duplicate_keys_stays() -> None:
     body = (
         '{"car": {"boxes": [[1, 2, 3, 4]], "boxes": [[5, 6, 7, 8]]}, "car": {"boxes": []}, '
         '"person": [{"start": 0, "start": 1, "end": 3}], "note:": "a:b\\u003ac"}'
@@ -203,7 +203,7 @@ def test_a_duplicate_key_in_a_frame_is_told_with_its_frame() -> None:
     ]
 
 
-def test_an_unknown_feature_is_rejected_once_with_its_items_and_the_nearest_name() -> None:
+def test_F060_an_unknown_feature_is_rejected_once_with_its_items_and_the_nearest_name() -> None:
     tables = decode({"Cars": {"boxes": [[1, 2, 3, 4]] * 3}, " Car": BOX, "zebra": ["a", "b"]})
     assert values(tables["rejects"], "feature", "path", "reason") == [
         ("Cars", "$.Cars", "unknown_feature"),
@@ -217,7 +217,7 @@ def test_an_unknown_feature_is_rejected_once_with_its_items_and_the_nearest_name
     assert "did you mean" not in messages[2]
 
 
-def test_a_name_that_is_no_text_is_rejected_escaped() -> None:
+def test_F055_half_a_surrogate_pair_is_rejected_escaped() -> None:
     tables = decode(
         '{"\\ud800": 1, "summary": "\\udfff", "person": [{"start": 0, "end": 1, "text": "\\ud800"}]}', text="T"
     )
@@ -228,7 +228,7 @@ def test_a_name_that_is_no_text_is_rejected_escaped() -> None:
     ]
 
 
-def test_nul_in_a_string_is_kept() -> None:
+def test_F056_nul_in_a_string_is_kept() -> None:
     assert values(decode({"summary": "a\0b"})["texts"], "answer") == [("a\0b",)]
 
 

@@ -279,7 +279,7 @@ def test_the_pictures_size_falls_back_to_what_the_model_saw(tmp_path):
     assert [(i.get("width"), i.get("height")) for i in instances["images"]] == [(64, 48), (5, 3), (None, None)]
 
 
-def test_what_coco_cannot_hold_is_counted(tmp_path):
+def test_F074_what_coco_cannot_hold_is_counted(tmp_path):
     same = {"global_key": "g"}
     far = [{"x": 1e9, "y": 0.0}, {"x": 5.0, "y": 5.0}, {"x": 0.0, "y": 1e9}]
     results, _, lost = exported(

@@ -51,6 +51,13 @@ def test_a_box_is_one_line_with_its_keys_in_a_fixed_order(tmp_path):
     assert lost == {}
 
 
+def test_F056_nul_in_a_text_is_escaped_in_the_file(tmp_path):
+    lines, _ = exported(tmp_path, make_run(), texts=[{"global_key": "g", "feature": "summary", "answer": "a\0b"}])
+    assert lines[0]["answer"] == "a\0b"
+    (file,) = tmp_path.glob("annotations/run=run/labelbox/*.ndjson")
+    assert b"\0" not in file.read_bytes()
+
+
 def test_a_score_of_0_is_written_and_a_missing_one_is_not(tmp_path):
     """The platform reads a missing confidence as 1, and its own SDK drops 0.0."""
     lines, _ = exported(tmp_path, make_run(), boxes=[BOX | {"score": 0.0}, BOX | {"score": None}])

@@ -67,7 +67,7 @@ def test_an_unknown_format_says_what_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_two_exports_are_the_same_bytes(tmp_path, name):
+def test_F129_two_exports_are_the_same_bytes(tmp_path, name):
     run, store = make_run(), Store(tmp_path)
     fill(store, run, "0", data_rows=ROWS, boxes=some_boxes(), masks=[mask("0.jpg", "lake", [[1] * 60] * 40)])
     export_run(run, store, name)

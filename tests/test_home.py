@@ -292,7 +292,7 @@ def test_a_run_that_cannot_be_meant_is_one_problem_at_its_place(tmp_path: Path, 
     assert list(loaded.runs) == ["street_objects"]
 
 
-def test_a_required_parameter_that_the_run_leaves_out_is_a_problem_of_the_run(tmp_path: Path):
+def test_F080_a_required_parameter_that_the_run_leaves_out_is_a_problem_of_the_run(tmp_path: Path):
     model = MODEL.replace("required: [confidence]", "required: [prompt]")
     loaded = home(tmp_path, {"models/objects.yaml": model})
     assert [str(problem) for problem in loaded.problems] == [

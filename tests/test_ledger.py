@@ -117,7 +117,7 @@ def test_a_row_that_was_never_sent_has_an_outcome_too(place: Place) -> None:
     ledger.close()
 
 
-def test_a_flipped_bit_in_a_reply_makes_it_asked_again(place: Place) -> None:
+def test_F111_a_flipped_bit_in_a_reply_makes_it_asked_again(place: Place) -> None:
     ledger = place.open()
     write(ledger, [*answered("a", b"x" * 50), *answered("b", b"y" * 50)])
     ledger.close()
@@ -231,7 +231,7 @@ def killed(ledger_at: str) -> set[str]:
     return {f"c{line}" for line in done.stdout.split()}
 
 
-def test_after_kill_9_every_acknowledged_answer_is_there_and_the_slice_is_free_at_once(
+def test_F096_F117_after_kill_9_every_acknowledged_answer_is_there_and_the_slice_is_free_at_once(
     ledger_at: str, request: pytest.FixtureRequest
 ) -> None:
     acknowledged = killed(ledger_at)
@@ -262,7 +262,7 @@ asyncio.run(go())
 """
 
 
-def test_a_full_disk_is_a_clear_error_and_loses_nothing_written(tmp_path: Path) -> None:
+def test_F107_a_file_size_limit_is_a_clear_error_and_loses_nothing_written(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     done = subprocess.run([sys.executable, "-c", _FULL, str(path)], capture_output=True, text=True, check=False)
     assert "s.sqlite" in done.stdout, done.stderr
@@ -307,7 +307,7 @@ def test_files_are_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("magic", REFUSED, ids=hex)
 def test_F114_a_network_file_system_is_refused(tmp_path: Path, magic: int) -> None:
-    ledgers: Ledgers = LedgerFiles(tmp_path / "ledger", lambda _: magic)
+    ledgers: Ledgers = LedgerFiles(tmp_path / "ledger", file_system=lambda _: magic)
     with pytest.raises(StorageError, match=f"on {REFUSED[magic]}.*use PostgreSQL or a local FOUNDRY_LEDGER"):
         ledgers.open()
 

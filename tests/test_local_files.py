@@ -42,7 +42,7 @@ def test_a_folder_whose_name_only_begins_like_the_home_is_outside(home: Path) ->
     assert refusal(LocalFiles(home), twin / "a.txt") == "row_forbidden"
 
 
-def test_links_below_the_home_are_refused_wherever_they_lead(home: Path) -> None:
+def test_F090_links_below_the_home_are_refused_wherever_they_lead(home: Path) -> None:
     (home / "link.txt").symlink_to(home / "pictures" / "a.txt")
     (home / "folder").symlink_to(home.parent / "outside")
     (home / "dead").symlink_to(home / "nothing")
@@ -64,7 +64,7 @@ def test_a_root_may_be_reached_through_a_link(home: Path) -> None:
     assert LocalFiles(home, [home / "data"]).read(f"{home}/data/a.txt", 100) == b"secret"
 
 
-def test_what_is_no_regular_file_never_blocks(home: Path) -> None:
+def test_F090_what_is_no_regular_file_never_blocks(home: Path) -> None:
     os.mkfifo(home / "fifo")
     (home / "empty").touch()
     (home / "locked").write_text("x")
@@ -95,7 +95,7 @@ def test_a_file_over_the_limit_is_not_read(home: Path) -> None:
     assert refusal(LocalFiles(home), home / "pictures" / "a.txt", 4) == "row_too_large"
 
 
-def test_a_file_that_keeps_changing_is_reported(home: Path) -> None:
+def test_F091_a_file_that_keeps_changing_is_reported(home: Path) -> None:
     path = home / "pictures" / "a.txt"
     path.write_text("x")
     stop = threading.Event()

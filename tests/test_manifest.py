@@ -185,7 +185,7 @@ def test_required_keys_are_named_also_where_they_are_empty(tmp_path: Path):
         ("!!float 1", "tags"),
     ],
 )
-def test_a_rate_that_is_no_sane_number_is_refused_with_its_line(tmp_path: Path, written: str, says: str):
+def test_F081_a_rate_that_is_no_sane_number_is_refused_with_its_line(tmp_path: Path, written: str, says: str):
     text = f"name: m\ninference_endpoint: http://h/x\nrequests_per_second: {written}\n"
     (problem,) = problems(tmp_path, text)
     assert problem.line == 3
@@ -500,7 +500,7 @@ def test_frames_is_no_feature_of_a_video_model(tmp_path: Path, where: str):
         ("a: x\n" * 60_000, 52429, "256 KB"),
     ],
 )
-def test_what_yaml_itself_gets_wrong_is_refused_with_its_line(
+def test_F082_what_yaml_itself_gets_wrong_is_refused_with_its_line(
     tmp_path: Path, text: str | bytes, line: int | None, says: str
 ):
     found = problems(tmp_path, text)

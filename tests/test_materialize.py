@@ -209,18 +209,20 @@ def test_rows_that_cannot_be_loaded_are_named(home: Home) -> None:
     assert said.code == 0, "every slice succeeded"
 
 
-def test_ctrl_c_ends_it_cleanly_and_no_row_is_called_for_twice(home: Home) -> None:
+def test_F099_ctrl_c_ends_it_cleanly_and_no_row_is_called_for_twice(home: Home) -> None:
     slow_home(home, rows=12)
     process = home.command()
-    wait_for_requests(home.model, 2, process)
+    wait_for_requests(home.model, 4, process)
     os.kill(process.pid, signal.SIGINT)
-    assert_stopped(process)
+    said = re.search(r"stopped: (\d+) of 12 rows have their answer, (\d+) are left", assert_stopped(process))
+    assert said is not None
+    assert 2 <= int(said[1]) == 12 - int(said[2])
     assert len(home.model.requests) < 12
     assert home.materialize().code == 0
     assert len(home.model.requests) == 12
 
 
-def test_several_processes_stop_together(home: Home) -> None:
+def test_F099_several_processes_stop_together(home: Home) -> None:
     slow_home(home, rows=10)
     process = home.command("--workers", "2")
     wait_for_requests(home.model, 2, process)
@@ -231,12 +233,28 @@ def test_several_processes_stop_together(home: Home) -> None:
     assert len(home.model.requests) == 10, "no row was called for twice"
 
 
-def test_two_commands_at_once_on_a_new_home_call_once_for_each_row(home: Home) -> None:
+def test_F116_two_commands_at_once_on_a_new_home_call_once_for_each_row(home: Home) -> None:
     slow_home(home, rows=6)
     processes = [home.command("--workers", "2"), home.command()]
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert len(home.model.requests) == 6
+
+
+def test_F099_a_second_signal_leaves_at_once(home: Home) -> None:
+    """The first one waits for ten seconds for calls that are under way; this call would take a minute."""
+    write_mood_home(home.root, home.model.url, ["slow", "text"])
+    home.model.answer = lambda _: Reply({"mood": "good"}, delay_s=60)
+    process = home.command()
+    wait_for_requests(home.model, 1, process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.stderr is not None
+    while "Again: leave at once" not in (line := process.stderr.readline()):
+        assert line, "it ended without a word"
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" not in err, "it did not stay to say so"
 
 
 def slow_home(home: Home, rows: int) -> None:
@@ -246,11 +264,12 @@ def slow_home(home: Home, rows: int) -> None:
     manifest.write_text(text.replace("burst: 100", "burst: 1"))
 
 
-def assert_stopped(process: subprocess.Popen[str]) -> None:
+def assert_stopped(process: subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "the same command goes on where this one stopped" in err
     assert "Traceback" not in err
+    return err
 
 
 def test_a_killed_commands_run_is_not_left_as_started(home: Home) -> None:

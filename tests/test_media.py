@@ -156,7 +156,7 @@ def test_a_cmyk_tiff_becomes_an_upright_png() -> None:
     assert sniff(upright_jpeg_or_png(data, "image/tiff")) == "image/png"
 
 
-def test_text_that_is_not_of_the_encoding_is_refused_with_the_byte() -> None:
+def test_F092_text_that_is_not_of_the_encoding_is_refused_with_the_byte() -> None:
     error = refusal("naïve".encode("latin-1"), "text")
     assert (error.code, error.message) == ("row_encoding", "not utf-8 at byte 2: ef 76 65")
     assert inspect("naïve".encode("latin-1"), "text", encoding="latin-1", max_pixels=1) == Facts("text/plain")

@@ -41,7 +41,7 @@ def test_a_given_value_wins_over_the_default():
     assert complete_params(manifest(SCHEMA), {"steps": 3, "flip": True})["flip"] is True
 
 
-def test_a_required_parameter_without_default_and_value_is_a_problem():
+def test_F080_a_required_parameter_without_default_and_value_is_a_problem():
     with pytest.raises(ConfigError) as caught:
         complete_params(manifest(SCHEMA), {})
     (problem,) = caught.value.problems
@@ -49,7 +49,7 @@ def test_a_required_parameter_without_default_and_value_is_a_problem():
     assert "requires a value for 'steps'" in problem.message
 
 
-def test_all_problems_come_at_once_with_their_paths():
+def test_F080_all_problems_come_at_once_with_their_paths():
     with pytest.raises(ConfigError) as caught:
         complete_params(manifest(SCHEMA), {"confidence": 2, "flip": "no", "promt": "x"})
     found = {problem.path: problem.message for problem in caught.value.problems}

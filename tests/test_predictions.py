@@ -217,7 +217,7 @@ def test_a_damaged_file_stops_decoding_and_leaves_the_tables_as_they_were(store:
     assert store.read(REJECTS, "run", SLICE) is not None
 
 
-def test_boxes_that_fit_only_as_corners_are_named_and_not_converted(store: Store) -> None:
+def test_F067_boxes_that_fit_only_as_corners_are_named_and_not_converted(store: Store) -> None:
     commit_rows(store, "image", ["a"], width=[100], height=[100])
     corners = [[50, 60, 70, 80], [40, 40, 90, 99], [55, 10, 60, 95]]
     commit_replies(store, {"a": {"car": {"boxes": corners}}})
@@ -226,7 +226,7 @@ def test_boxes_that_fit_only_as_corners_are_named_and_not_converted(store: Store
     assert values(tables["boxes"], "left", "top", "width", "height") == [tuple(box) for box in corners]
 
 
-def test_boxes_that_look_normalised_are_named_and_not_converted(store: Store) -> None:
+def test_F068_boxes_that_look_normalised_are_named_and_not_converted(store: Store) -> None:
     commit_rows(store, "image", ["a"], width=[100], height=[100])
     commit_replies(store, {"a": {"car": {"boxes": [[0.1, 0.1, 0.5, 0.5], [0, 0, 1, 1]]}}})
     report, tables = decode(store, make_run())

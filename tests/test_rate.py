@@ -106,7 +106,7 @@ def test_burst_lets_that_many_go_at_once_and_no_more() -> None:
     assert [round(t - times[0]) for t in times] == [0, 0, 0, 1, 2, 3]
 
 
-def test_a_hold_holds_every_process_that_shares_the_state(tmp_path: Path) -> None:
+def test_F032_a_hold_holds_every_process_that_shares_the_state(tmp_path: Path) -> None:
     clock = Time()
     one, two = (Rate(StateFile(tmp_path / "rate", clock, "boot"), 100, sleep=clock.sleep) for _ in range(2))
     one.hold(7)
@@ -136,7 +136,7 @@ def test_a_hold_is_never_longer_than_an_hour() -> None:
     assert rate.view().held_s == 3600
 
 
-def test_slowing_down_halves_the_pace_and_time_brings_it_back() -> None:
+def test_F033_slowing_down_halves_the_pace_and_time_brings_it_back() -> None:
     clock = Time()
     rate = Rate(LocalState(clock), 10, sleep=clock.sleep)
     rate.slow_down()
@@ -148,7 +148,7 @@ def test_slowing_down_halves_the_pace_and_time_brings_it_back() -> None:
     assert rate.view().per_s == pytest.approx(10)
 
 
-def test_a_state_from_before_a_reboot_is_forgotten(tmp_path: Path) -> None:
+def test_F104_a_state_from_before_a_reboot_is_forgotten(tmp_path: Path) -> None:
     clock = Time()
     Rate(StateFile(tmp_path / "rate", clock, "before"), 0.001).hold(3000)
     clock.now = 5.0
@@ -180,7 +180,7 @@ def test_two_processes_of_one_boot_share_a_state_and_an_open_one_sees_what_the_o
 
 @given(st.binary(max_size=200))
 @settings(max_examples=50, deadline=None)
-def test_a_damaged_state_file_starts_anew(content: bytes) -> None:
+def test_F119_a_damaged_state_file_starts_anew(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rate")
         path.write_bytes(content)
@@ -189,7 +189,7 @@ def test_a_damaged_state_file_starts_anew(content: bytes) -> None:
         state.close()
 
 
-def test_slots_that_were_slept_through_are_lost_not_sent_in_a_bunch() -> None:
+def test_F100_slots_that_were_slept_through_are_lost_not_sent_in_a_bunch() -> None:
     clock = Time()
     naps = iter([60.0])
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from foundry_pipeline.calls.ledger import Answer, Attempt, Intent, Ledger
+from foundry_pipeline.calls.ledger_tables import apply
 from foundry_pipeline.calls.salvage import is_damaged
+from foundry_pipeline.calls.sqlite import SqliteFile, spare_of
 from foundry_pipeline.cli import main, show_ledger
 from foundry_pipeline.errors import StorageError
 from foundry_pipeline.home import load_home
 from foundry_pipeline.invoke import Invoker
-from foundry_pipeline.recovery import Recovered, recover
+from foundry_pipeline.recovery import Recovered, recover, waiting_answers
 from foundry_pipeline.rows.datasets import load_dataset
 from foundry_pipeline.store import Store
 from tests.fake_model import FakeModel, Reply
@@ -156,6 +158,53 @@ def test_a_slice_that_somebody_works_on_is_left_alone(model: FakeModel, tmp_path
         lease.release()
     assert done.words.startswith("left alone: run r (pid ")
     assert bench.responses() == {}
+
+
+# What a disk that failed has left beside a ledger
+
+
+def set_aside(bench: Bench) -> None:
+    """Move the slice's last answer to where it had gone, had the ledger's disk been full."""
+    with bench.ledgers() as ledgers:
+        lease = ledgers.lease("r", "00000")
+        ledger = ledgers.ledger("r", "00000", lease)
+        *_, last = ledger.answers(ledger.outcomes()).values()
+        ledger.forget([last.call_id])
+        asyncio.run(ledger.write(Intent(last.call_id, "k", 5)))
+        ledger.close()
+        spare = SqliteFile(spare_of(bench.root / "ledger/r/00000.sqlite"))
+        spare.commit(lambda connection: apply(connection, spare.scope, [last]))
+        spare.close()
+        lease.release()
+
+
+def test_a_spare_is_no_slice_and_its_answers_count(model: FakeModel, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, model.url, rows=3)
+    ask(bench, 0, 1, 2)
+    set_aside(bench)
+    (pending,) = bench.pending()
+    assert (pending.slice_key, pending.outcomes, pending.unknown, pending.in_spare) == ("00000", {"ok": 3}, 0, 1)
+    with bench.ledgers() as ledgers:
+        assert waiting_answers(pending, ledgers, bench.store) == 3
+        assert ledgers.requests("r") == 3
+    assert spare_of(tmp_path / "ledger/r/00000.sqlite").exists(), "looking takes nothing in"
+    (done,) = recovered(bench)
+    assert done.words.startswith("committed to responses: 3 ok")
+    assert list((tmp_path / "ledger/r").iterdir()) == []
+    assert len(model.requests) == 3
+
+
+def test_a_damaged_spare_is_saved_like_a_damaged_ledger(model: FakeModel, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, model.url, rows=3)
+    ask(bench, 0, 1, 2)
+    set_aside(bench)
+    spare_of(tmp_path / "ledger/r/00000.sqlite").write_bytes(b"junk" * 3000)
+    (pending,) = bench.pending()
+    assert "not a database" in str(pending.damage)
+    saved, kept = recovered(bench)
+    assert saved.words.startswith("damaged: 0 answers")
+    assert kept.words.startswith("2 of 3 rows have their answer")
+    assert bench.one().calls == 1
 
 
 # A damaged SQLite file

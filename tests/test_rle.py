@@ -198,14 +198,16 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("size", "counts", "reason", "rule"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED]
 )
-def test_what_would_crash_or_mislead_pycocotools_is_refused(size: Any, counts: Any, reason: str, rule: int) -> None:
+def test_F070_what_would_crash_or_mislead_pycocotools_is_refused(
+    size: Any, counts: Any, reason: str, rule: int
+) -> None:
     mask = check(size, counts, None)
     assert isinstance(mask, BadRle)
     assert (mask.reason, mask.rule) == (reason, rule)
     assert len(mask.message) < 200
 
 
-def test_a_mask_of_another_size_than_the_picture_is_refused_with_both_sizes() -> None:
+def test_F071_a_mask_of_another_size_than_the_picture_is_refused_with_both_sizes() -> None:
     mask = check([6, 9], "06", (6, 8))
     assert isinstance(mask, BadRle)
     assert mask.reason == "mask_size"
@@ -213,7 +215,7 @@ def test_a_mask_of_another_size_than_the_picture_is_refused_with_both_sizes() ->
     assert "6 x 9" in mask.message
 
 
-def test_swapped_height_and_width_are_named() -> None:
+def test_F071_swapped_height_and_width_are_named() -> None:
     mask = check([8, 6], "`1", (6, 8))
     assert isinstance(mask, BadRle)
     assert mask.reason == "mask_size"

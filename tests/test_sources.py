@@ -270,7 +270,7 @@ def test_a_line_of_an_export_v2_is_a_data_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["json", "csv"])
-def test_an_export_v1_is_recognised_and_refused(suffix: str, tmp_path: Path) -> None:
+def test_F094_an_export_v1_is_recognised_and_refused(suffix: str, tmp_path: Path) -> None:
     line = {"ID": "label", "DataRow ID": "row", "Labeled Data": "https://h/1", "Label": "x"}
     text = json.dumps([line]) if suffix == "json" else ",".join(line) + "\n" + ",".join(line.values()) + "\n"
     (tmp_path / f"rows.{suffix}").write_text(text)
@@ -314,14 +314,14 @@ def test_a_bad_record_costs_itself_alone_and_is_reported_with_its_line(bad: obje
     assert len(problems[0].message) < 300
 
 
-def test_a_torn_last_line_is_reported_and_the_others_load(tmp_path: Path) -> None:
+def test_F094_a_torn_last_line_is_reported_and_the_others_load(tmp_path: Path) -> None:
     (tmp_path / "rows.ndjson").write_bytes(b'\xef\xbb\xbf{"row_data":"http://h/1"}\r\n{"row_data":"http')
     records, problems = listed(tmp_path, "rows.ndjson")
     assert keys(records) == ["http://h/1"]
     assert [(p.place, p.code) for p in problems] == [("rows.ndjson:2", "malformed")]
 
 
-def test_a_line_has_a_length_limit(tmp_path: Path) -> None:
+def test_F094_a_line_has_a_length_limit(tmp_path: Path) -> None:
     lines = [json.dumps({"row_data": "http://h/" + "x" * length}) for length in (10, 2_000_000, 20)]
     (tmp_path / "rows.ndjson").write_text("\n".join(lines))
     records, problems = listed(tmp_path, "rows.ndjson", settings=Settings(max_row_bytes=1000))

@@ -68,7 +68,7 @@ def test_a_status_that_is_no_success_is_never_an_answer(status: int, following: 
     assert verdict(status, {"cat": {"boxes": []}}).next is following
 
 
-def test_a_used_up_quota_is_no_rate_limit() -> None:
+def test_F028_a_used_up_quota_is_no_rate_limit() -> None:
     assert verdict(429, {"error": {"code": "insufficient_quota"}}).next is Next.STOP
     exceeded = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
     assert verdict(429, exceeded).next is Next.STOP
@@ -94,11 +94,11 @@ def test_a_404_means_a_wrong_url_only_before_the_first_answer() -> None:
         ({"status": "ok", "data": {}}, Next.KEEP),
     ],
 )
-def test_a_200_can_be_an_error(body: object, following: Next) -> None:
+def test_F042_a_200_can_be_an_error(body: object, following: Next) -> None:
     assert verdict(200, body).next is following
 
 
-def test_a_feature_named_like_an_error_is_a_feature() -> None:
+def test_F042_a_feature_named_like_an_error_is_a_feature() -> None:
     assert judge(200, {}, b'{"error": "typo"}', features={"error"}, takes_text=True).next is Next.KEEP
 
 
@@ -107,7 +107,7 @@ def test_zero_bytes_are_no_empty_answer() -> None:
     assert verdict(204, b"").code == "empty_body"
 
 
-def test_a_web_page_is_no_answer_whatever_its_type() -> None:
+def test_F041_a_web_page_is_no_answer_whatever_its_type() -> None:
     page = b"<!DOCTYPE html><html>Log in</html>"
     assert verdict(200, page, takes_text=True, content_type="text/plain").code == "not_json"
     assert verdict(200, b"hello", takes_text=True, content_type="text/html").code == "not_json"
@@ -123,7 +123,7 @@ def test_cut_json_is_no_text() -> None:
     assert verdict(200, b'{"cat": {"bo', takes_text=True, content_type="application/json").code == "not_json"
 
 
-def test_a_charset_is_read_from_the_header_and_utf8_may_have_a_mark() -> None:
+def test_F049_a_charset_is_read_from_the_header_and_utf8_may_have_a_mark() -> None:
     assert (
         verdict(200, '{"summary": "é"}'.encode("latin-1"), content_type="application/json; charset=latin-1").next
         is Next.KEEP
@@ -148,13 +148,13 @@ def test_a_body_too_deep_to_parse_is_left_to_the_decoder() -> None:
         ({}, None),
     ],
 )
-def test_retry_after_comes_in_seconds_or_as_a_date_against_the_answers_own(
+def test_F034_retry_after_comes_in_seconds_or_as_a_date_against_the_answers_own(
     headers: dict[str, str], wait_s: float | None
 ) -> None:
     assert asked_wait_s(headers) == wait_s
 
 
-def test_a_loading_models_estimate_is_obeyed() -> None:
+def test_F038_a_loading_models_estimate_is_obeyed() -> None:
     assert verdict(503, {"error": "loading", "estimated_time": 20.0}).hold_s == 20
 
 
@@ -168,7 +168,7 @@ def test_a_loading_models_estimate_is_obeyed() -> None:
         ({"x-ratelimit-remaining": "3", "x-ratelimit-reset": "12"}, None),
     ],
 )
-def test_spent_requests_are_a_hint_to_wait(headers: dict[str, str], wait_s: float | None) -> None:
+def test_F036_spent_requests_are_a_hint_to_wait(headers: dict[str, str], wait_s: float | None) -> None:
     assert spent_until_s(headers) == wait_s
 
 

@@ -1,4 +1,4 @@
-"""Whose fault failures are: the row's, or the endpoint's. And verdicts that wait until the endpoint has answered once.
+"""Whose fault failures are: the row's, or the endpoint's. And what waits until the endpoint has answered once.
 
 A failure that may be the row's is charged to it, and taken back when a canary proves an outage. A failure that looks
 like an outage is only suspected, and charged when the endpoint turns out to be fine. So an outage gives up no healthy
@@ -22,6 +22,23 @@ MOST_REFUNDS = 3
 """A row that has brought the endpoint down so often is not asked again, however healthy it may look."""
 CONTRADICTIONS = 3
 """An outage that only one row sees, times `max_attempts`, is that row's."""
+LIMITS_IN_ROW = 4
+"""So many rate limits for a row while no row is answered are worth a canary; so many answered canaries, a verdict."""
+
+
+@dataclass(slots=True)
+class LimitsMet:
+    """Rate limits that one row has met in a row while no row was answered: `since` so many successes of the run.
+
+    `alone` counts the canaries that were answered meanwhile, `canary_at` is the limit at which the next is sent. They
+    come ever more rarely, so that they do not fall in step with an endpoint that takes every so-many-th request.
+    """
+
+    since: int = 0
+    count: int = 0
+    canary_at: int = LIMITS_IN_ROW
+    canaries: int = 0
+    alone: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -43,10 +60,11 @@ class Task:
     """Failures that a proven healthy endpoint puts on the row."""
     contradicted: int = 0
     """Outages that others did not see: something succeeded between two of them."""
+    limits: LimitsMet = field(default_factory=LimitsMet)
     refunds: int = 0
     waits: int = 0
     resends: Counter[str] = field(default_factory=Counter)
-    stale_before: bool = False
+    closed_before: bool = False
     fault: Verdict | None = None
     fault_status: int | None = None
     reply: bytes | None = field(default=None, repr=False)
@@ -62,6 +80,7 @@ class Blame:
         self._max_attempts = max_attempts
         self._successes = 0
         self._troubled: set[Task] = set()
+        self._is_outage = False
 
     def success(self) -> None:
         """Some row was answered: what is charged so far stays charged."""
@@ -71,7 +90,13 @@ class Blame:
         self._troubled = {task for task in self._troubled if task.suspected}
 
     def charge(self, task: Task, verdict: Verdict, status: int | None) -> bool:
-        """Hold a failure against the row; True where its attempts are spent."""
+        """Hold a failure against the row; True where its attempts are spent.
+
+        What fails while an outage is known, since it was in flight when that began, is part of the outage.
+        """
+        if self._is_outage:
+            self._note(task, verdict, status)
+            return False
         code = verdict.code or "failed"
         if task.streak == 0:
             task.seen = self._successes
@@ -82,12 +107,33 @@ class Blame:
         return self.is_spent(task) or (verdict.resends is not None and task.resends[code] > verdict.resends)
 
     def suspect(self, task: Task, verdict: Verdict, status: int | None) -> None:
-        """Note a failure that looks like an outage."""
+        """Note a failure that looks like an outage, unless one is known already."""
+        if self._is_outage:
+            return
         if task.suspected and self._successes > task.seen:
             task.contradicted += 1
         task.seen = self._successes
         task.suspected += 1
         self._note(task, verdict, status)
+
+    def limit(self, task: Task) -> bool:
+        """Note a rate limit, which is nobody's fault. True where the row has met some more of them in a row and no row
+        was answered meanwhile: only a canary can tell a limit for all from a row that is too much for the endpoint."""
+        if self._successes > task.limits.since:
+            task.limits = LimitsMet(self._successes)
+        limits = task.limits
+        limits.count += 1
+        if limits.count < limits.canary_at:
+            return False
+        limits.canaries += 1
+        limits.canary_at += LIMITS_IN_ROW + limits.canaries
+        return True
+
+    def limit_alone(self, task: Task, verdict: Verdict, status: int | None) -> bool:
+        """A canary was answered where the row met a limit. True where that was so often enough to blame the row."""
+        task.limits.alone += 1
+        self._note(task, verdict, status)
+        return task.limits.alone >= LIMITS_IN_ROW
 
     def _note(self, task: Task, verdict: Verdict, status: int | None) -> None:
         task.fault, task.fault_status = verdict, status
@@ -119,6 +165,7 @@ class Blame:
 
     def endpoint(self) -> None:
         """A canary failed: it is an outage, and no row is charged for it."""
+        self._is_outage = True
         for task in self._troubled:
             if task.streak:
                 task.refunds += 1
@@ -133,6 +180,10 @@ class Blame:
             task.charged += task.suspected
             task.streak = task.suspected = 0
         self._troubled.clear()
+
+    def resume(self) -> None:
+        """Requests go again: what fails from now on counts."""
+        self._is_outage = False
 
     def forget(self, task: Task) -> None:
         """The task is settled."""
@@ -169,3 +220,40 @@ class HeldBack:
     def take(self) -> Iterator[Task]:
         """The tasks whose verdicts are dropped."""
         return (task for task, _ in self.release())
+
+
+class Tried:
+    """Rows of an endpoint that has not answered yet: a few that are tried again, and all others, which wait for them.
+
+    Sending every row to an endpoint that fails would cost as many requests as there are rows, and more, before it is
+    clear that it takes none.
+    """
+
+    def __init__(self) -> None:
+        self._again: set[Task] = set()
+        self._waiting: list[Task] = []
+
+    def add(self, task: Task) -> None:
+        """The task has failed and will be sent again."""
+        self._again.add(task)
+
+    def keeps_back(self, task: Task) -> bool:
+        """True where the task has to wait; it is then kept here."""
+        if len(self._again) < SAME_FAULT_ROWS or task in self._again:
+            return False
+        self._waiting.append(task)
+        return True
+
+    def done(self, task: Task) -> list[Task]:
+        """The task is not sent again. Gives the tasks that are next."""
+        self._again.discard(task)
+        return self._take(max(0, SAME_FAULT_ROWS - len(self._again)))
+
+    def release_all(self) -> list[Task]:
+        """The endpoint has answered: gives all tasks that waited."""
+        self._again.clear()
+        return self._take(len(self._waiting))
+
+    def _take(self, count: int) -> list[Task]:
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken

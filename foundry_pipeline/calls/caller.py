@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from foundry_pipeline.calls.blame import Blame, HeldBack, Task
+from foundry_pipeline.calls.blame import Blame, HeldBack, Task, Tried
 from foundry_pipeline.calls.breaker import Breaker, Gate
 from foundry_pipeline.calls.budget import Budget
 from foundry_pipeline.calls.client import Broken, Fault, ModelClient, Response
@@ -39,7 +39,10 @@ MOST_OPEN = 10_000
 
 @dataclass(frozen=True, slots=True)
 class CallRules:
-    """What the manifest and the deployment fix about calling. Times are seconds."""
+    """What the manifest and the deployment fix about calling. Times are seconds.
+
+    `advice` is what a person can do where a code of `responses.error` stops everything.
+    """
 
     requests_per_second: float
     max_attempts: int
@@ -49,6 +52,7 @@ class CallRules:
     endpoint_patience_s: float = 3600.0
     preflight_patience_s: float = 600.0
     refused_patience_s: float = 60.0
+    advice: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -57,6 +61,14 @@ class Tally:
 
     calls: int = 0
     recent_ms: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    recent_answers: deque[bool] = field(default_factory=lambda: deque(maxlen=50))
+    """Whether the last requests were answered."""
+
+    @property
+    def is_mostly_unanswered(self) -> bool:
+        """True where less than a third of the last requests were answered: sending fewer may help. Where more are,
+        failures come by chance, and sending fewer would only bring fewer answers."""
+        return 3 * sum(self.recent_answers) < len(self.recent_answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +93,11 @@ class Caller:
         scrub: Callable[[bytes], bytes],
         budget: Budget | None = None,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`credentials` gives headers and query parameters at the moment of sending; `scrub` takes the secret out of
-        what comes back; `rate` must sleep through `stop`; without a `budget` nothing is counted."""
+        what comes back; `rate` must sleep through `stop`; without a `budget` nothing is counted; `clock` is the event
+        loop's, in seconds."""
         self._rules = rules
         self._rate = rate
         self._breaker = breaker
@@ -94,9 +108,11 @@ class Caller:
         self._scrub = scrub
         self._budget = budget
         self._jitter = jitter
+        self._clock = clock
         self._queue: asyncio.Queue[Task] = asyncio.Queue()
         self._open: set[Task] = set()
         self._queued: set[Task] = set()
+        self._tried = Tried()
         self._blame = Blame(rules.max_attempts)
         self._held_back = HeldBack()
         self._canary: _Canary | None = None
@@ -122,9 +138,14 @@ class Caller:
         return len(self._open)
 
     @property
-    def waiting_for(self) -> str:
-        """What keeps requests from going, for people; empty where nothing does."""
+    def trouble(self) -> str:
+        """What keeps requests from going; empty where nothing does."""
         return self._waiting_for
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps requests from going, and for how long, for people; empty where nothing does."""
+        return self._waiting_for and f"for {self._waited_s():.0f} s: {self._waiting_for}"
 
     @property
     def in_flight_limit(self) -> int:
@@ -139,8 +160,8 @@ class Caller:
     def knows_answer(self, row: DataRow) -> None:
         """The endpoint has answered this row before: a refusal is then the row's, and no sign of a wrong URL; and the
         row may serve as a canary."""
-        self._answered_before = True
         self._canary_row = self._canary_row or row
+        self._note_answer()
 
     def submit(self, task: Task) -> None:
         """Queue a task; its `settled` future gets the Answer, or the error that stopped everything."""
@@ -198,7 +219,7 @@ class Caller:
         try:
             while True:
                 task = await self._queue.get()
-                if task not in self._queued:
+                if task not in self._queued or (not self._answered_before and self._tried.keeps_back(task)):
                     continue
                 self._queued.discard(task)
                 await self._landed_before(task, last)
@@ -233,12 +254,17 @@ class Caller:
 
     async def _attempt(self, client: ModelClient, task: Task) -> None:
         if self._blame.is_spent(task):
+            if await self._pass_gate(client):
+                self._breaker.probe_abandoned()
             await self._give_up(client, task)
             return
         try:
             body = await self._body_of(task.row)
         except RowUnavailable as err:
-            await self._land(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
+            if err.wait_s is not None:
+                self._enqueue_later(task, err.wait_s)
+            else:
+                await self._land(task, Answer(task.call_id, "not_sent", error=err.code, message=err.message))
             return
         is_probe = await self._pass_gate(client)
         answered = None
@@ -260,10 +286,12 @@ class Caller:
             await task.ledger.write(Withdrawal(task.call_id))
             raise
         if isinstance(result, Fault):
+            self.tally.recent_answers.append(False)
             await self._digest_fault(client, task, result, sent_us)
             return False
         reply = self._scrub(result.body)
         verdict = self._judge(result, reply)
+        self.tally.recent_answers.append(verdict.next in (Next.KEEP, Next.REFUSED))
         if verdict.next is Next.KEEP:
             self._keep(task, result, reply, body, sent_us)
             return True
@@ -341,12 +369,18 @@ class Caller:
             reply=kept_as(reply, response.headers),
         )
         self._land(task, answer)
-        self._answered_before = True
+        self._note_answer()
         self._endpoint_is_fine()
         self._blame.success()
         if self._canary is None or len(body) < len(self._canary.body):
             self._canary = _Canary(task.call_id, body)
         self._release(self._held_back.clear())
+
+    def _note_answer(self) -> None:
+        """From now on a failure is a row's or an outage's: rows that wait for the first answer go."""
+        self._answered_before = True
+        for task in self._tried.release_all():
+            self._queue.put_nowait(task)
 
     def _endpoint_is_fine(self) -> None:
         self._breaker.succeeded()
@@ -360,12 +394,13 @@ class Caller:
         task.reply = None
         await task.ledger.write(Attempt(task.call_id, sent_us, code, message, evidence=self._scrub(fault.partial)))
         if fault.broken is Broken.TLS or (fault.broken is Broken.NO_HOST and not self._answered_before):
-            raise EndpointStopped(code, message)
+            raise self._stopped(code, message)
         if fault.broken in (Broken.UNREACHABLE, Broken.NO_HOST):
             self._refused = True
             await self._wait_for_endpoint(client, task, Verdict(Next.WAIT, code, message), None)
-        elif fault.broken is Broken.STALE and not task.stale_before:
-            task.stale_before = True
+        elif fault.broken is Broken.CLOSED and not task.closed_before:
+            task.closed_before = True
+            self._note_failure(Verdict(Next.RETRY, code, message))
             self._enqueue(task)
         else:
             await self._charge(client, task, Verdict(Next.RETRY, code, message, resends=resends), None)
@@ -375,7 +410,7 @@ class Caller:
     ) -> None:
         """Do what a verdict that is no answer asks for."""
         if verdict.next is Next.STOP:
-            raise EndpointStopped(verdict.code or "stopped", verdict.message or "the endpoint takes no requests")
+            raise self._stopped(verdict.code or "stopped", verdict.message or "the endpoint takes no requests")
         if verdict.next is Next.REFUSED:
             await self._refuse(task, verdict, response, sent_us)
         elif verdict.next is Next.WAIT:
@@ -383,6 +418,10 @@ class Caller:
             await self._wait_for_endpoint(client, task, verdict, response.status)
         else:
             await self._charge(client, task, verdict, response.status)
+
+    def _stopped(self, code: str, message: str) -> EndpointStopped:
+        advice = self._rules.advice.get(code)
+        return EndpointStopped(code, f"{message}; {advice}" if advice else message)
 
     async def _refuse(self, task: Task, verdict: Verdict, response: Response, sent_us: int) -> None:
         """The model's verdict on the row, unless the endpoint has never answered: then it may be a wrong URL."""
@@ -412,26 +451,40 @@ class Caller:
         self._trouble(verdict)
         if verdict.hold_s is not None:
             self._rate.hold(verdict.hold_s)
-        elif status in (429, 503):
+        elif status == 429 or (status == 503 and self.tally.is_mostly_unanswered):
             self._rate.slow_down()
         task.waits += 1
-        if status != 429 and verdict.hold_s is None:
+        if status == 429 or verdict.hold_s is not None:
+            is_spent = await self._is_limited_alone(client, task, verdict, status)
+        else:
             self._breaker.failed()
             self._blame.suspect(task, verdict, status)
-        if self._blame.is_contradicted(task):
+            is_spent = self._blame.is_contradicted(task)
+        if is_spent:
             await self._give_up(client, task)
         else:
             self._enqueue_later(task, 0.0 if verdict.hold_s else self._backoff_s(task.waits))
 
+    async def _is_limited_alone(self, client: ModelClient, task: Task, verdict: Verdict, status: int | None) -> bool:
+        """Whether a limit is this row's alone: some endpoints answer a row that is too large for the quota with 429."""
+        if not (self._answered_before and self._blame.limit(task) and await self._canary_answers(client)):
+            return False
+        self._endpoint_is_fine()
+        return self._blame.limit_alone(task, verdict, status)
+
     async def _charge(self, client: ModelClient, task: Task, verdict: Verdict, status: int | None) -> None:
         """A failure that may be the row's own."""
-        if self._answered_before:
-            self._trouble(verdict)
-            self._breaker.failed()
+        self._note_failure(verdict)
         if self._blame.charge(task, verdict, status):
             await self._give_up(client, task)
         else:
             self._enqueue_later(task, self._backoff_s(task.charged))
+
+    def _note_failure(self, verdict: Verdict) -> None:
+        """Count a failure that may yet turn out to be an outage."""
+        if self._answered_before:
+            self._trouble(verdict)
+            self._breaker.failed()
 
     async def _give_up(self, client: ModelClient, task: Task) -> None:
         """The row's attempts are spent. If nothing has succeeded since they began, the endpoint may be to blame."""
@@ -447,6 +500,7 @@ class Caller:
 
     def _hold_back(self, task: Task, answer: Answer) -> None:
         """Without any answer yet, a verdict waits: the same fault on several rows is the endpoint's."""
+        self._no_longer_tried(task)
         if (rows := self._held_back.add(task, answer)) is not None:
             raise EndpointStopped(
                 answer.error or "stopped", f"the endpoint answered none of the first {rows} rows: {answer.message}"
@@ -477,6 +531,7 @@ class Caller:
             return
         self._open.discard(task)
         self._blame.forget(task)
+        self._no_longer_tried(task)
         if not task.settled.done():
             task.settled.set_result(answer.without_reply())
         if len(self._held_back):
@@ -488,6 +543,10 @@ class Caller:
         if not task.settled.done():
             task.settled.set_exception(self._stop.error or EndpointStopped("stopped", "nothing more is sent"))
 
+    def _no_longer_tried(self, task: Task) -> None:
+        for waiting in self._tried.done(task):
+            self._queue.put_nowait(waiting)
+
     def _enqueue(self, task: Task) -> None:
         self._enqueue_later(task, 0.0)
 
@@ -496,6 +555,8 @@ class Caller:
             self._fail(task)
             return
         self._queued.add(task)
+        if task.sends and not self._answered_before:
+            self._tried.add(task)
         if delay_s > 0:
             asyncio.get_running_loop().call_later(delay_s, self._queue.put_nowait, task)
         else:
@@ -508,7 +569,7 @@ class Caller:
     def _trouble(self, verdict: Verdict) -> None:
         """Note a failure for people, and end the run where it has lasted longer than anybody wants to wait."""
         self._waiting_for = verdict.message or verdict.code or ""
-        self._trouble_since = self._trouble_since or time.monotonic()
+        self._trouble_since = self._trouble_since or self._clock()
         self._check_patience()
 
     def _check_patience(self) -> None:
@@ -518,20 +579,24 @@ class Caller:
             patience_s = self._rules.refused_patience_s
         else:
             patience_s = self._rules.preflight_patience_s
-        waited_s = time.monotonic() - (self._trouble_since or time.monotonic())
+        waited_s = self._waited_s()
         if waited_s > patience_s:
             since = f"{waited_s:.0f} s, since {clock_time(time.time() - waited_s)}"
             raise EndpointStopped("endpoint_down", f"no answer for {since}: {self._waiting_for}; run again to go on")
 
+    def _waited_s(self) -> float:
+        return 0.0 if self._trouble_since is None else self._clock() - self._trouble_since
+
     async def _pass_gate(self, client: ModelClient) -> bool:
         """Return once requests may go. True: this request itself is the probe, for want of a canary."""
         while not (gate := await self._breaker.gate()).is_free:
-            self._trouble_since = self._trouble_since or time.monotonic()
+            self._trouble_since = self._trouble_since or self._clock()
             self._waiting_for = self._waiting_for or "it was down when last asked"
             self._check_patience()
             if gate.is_probe and not self._has_canary:
                 return True
             await self._probe_or_wait(client, gate)
+        self._blame.resume()
         return False
 
     async def _probe_or_wait(self, client: ModelClient, gate: Gate) -> None:
@@ -580,18 +645,19 @@ class Caller:
             return False
         verdict = self._judge(result, self._scrub(result.body))
         if verdict.next is Next.STOP:
-            raise EndpointStopped(verdict.code or "stopped", verdict.message or "")
+            raise self._stopped(verdict.code or "stopped", verdict.message or "")
         if verdict.hold_s is not None:
             self._rate.hold(verdict.hold_s)
         return verdict.next is Next.KEEP
 
 
-def _readable(reply: bytes, response: Response) -> bytes | None:
-    """The body of a 200 that was no answer, as UTF-8, for people to look at; None where it is no text."""
+def _readable(reply: bytes, response: Response) -> bytes:
+    """The body of a 200 that was no answer, as UTF-8, for people to look at; bytes that are no text as `\\xNN`."""
     try:
-        return decode_text(reply, response.headers).encode()[:EVIDENCE_BYTES].decode(errors="ignore").encode()
+        text = decode_text(reply, response.headers)
     except UnicodeError:
-        return None
+        text = reply[:EVIDENCE_BYTES].decode("utf-8", errors="backslashreplace")
+    return text.encode()[:EVIDENCE_BYTES].decode(errors="ignore").encode()
 
 
 _NEVER_ARRIVED = frozenset({Broken.UNREACHABLE, Broken.NO_HOST, Broken.TLS})
@@ -601,7 +667,7 @@ _FAULT_CODES: Mapping[Broken, tuple[str, int | None]] = {
     Broken.UNREACHABLE: ("connection", None),
     Broken.NO_HOST: ("connection", None),
     Broken.CUT: ("connection", None),
-    Broken.STALE: ("connection", None),
+    Broken.CLOSED: ("connection", None),
     Broken.TIMEOUT: ("timeout", None),
     Broken.TOO_LARGE: ("too_large", 1),
     Broken.ENCODING: ("content_encoding", 1),

@@ -32,13 +32,13 @@ _HEADERS = {
 class Broken(Enum):
     """Why no whole response came, by who is to blame."""
 
-    UNREACHABLE = "the endpoint's fault: refused, not resolved, connect timed out"
+    UNREACHABLE = "the endpoint's fault: refused, connect timed out"
     CUT = "reset, cut or illegal: the request may have been processed"
-    STALE = "a kept-alive connection that had been closed: nothing was processed"
+    CLOSED = "closed before the status line: mostly a kept-alive connection that had just been closed"
     TIMEOUT = "no whole response before the deadline"
     TOO_LARGE = "the body passed the size limit"
     ENCODING = "a content-encoding that is not understood"
-    TLS = "the certificate or handshake was refused"
+    TLS = "the certificate is not trusted, or the other side does not speak our TLS"
     NO_HOST = "the host's name does not resolve"
 
 
@@ -78,9 +78,8 @@ class ModelClient:
         self._url = httpx.URL(url)
         self._timeout_s = timeout_s
         self._max_bytes = max_reply_bytes
-        self._fresh = True
         self._unreachable = False
-        connect_timeout_s = min(CONNECT_TIMEOUT_S, timeout_s)
+        connect_timeout_s = min(CONNECT_TIMEOUT_S, timeout_s / 2)
         self._connection: Connection | Borrowed
         if transport is None:
             self._connection = Connection(self._url, tls, connect_timeout_s)
@@ -102,17 +101,11 @@ class ModelClient:
             async with asyncio.timeout(self._timeout_s):
                 await self._connection.exchange(url, _merged(headers), body, incoming)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ssl.SSLError, RefusedBodyError) as err:
-            return self._fault(err, _ms_since(began), incoming.body[:65536])
-        self._fresh = self._unreachable = False
+            broken, message = _explain(err, self._url, self._max_bytes, self._timeout_s)
+            self._unreachable = broken is Broken.UNREACHABLE
+            return Fault(broken, message, _ms_since(began), incoming.body[:65536])
+        self._unreachable = False
         return Response(incoming.status, incoming.headers, incoming.body, _ms_since(began))
-
-    def _fault(self, err: Exception, latency_ms: float, partial: bytes) -> Fault:
-        broken, message = _explain(err, self._max_bytes, self._timeout_s)
-        if isinstance(err, httpx.RemoteProtocolError) and not self._fresh and not partial:
-            broken = Broken.STALE
-        self._fresh = True
-        self._unreachable = broken is Broken.UNREACHABLE
-        return Fault(broken, message, latency_ms, partial)
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -125,29 +118,48 @@ def _merged(headers: Mapping[str, str]) -> dict[str, str]:
     return {**{name: value for name, value in _HEADERS.items() if name.lower() not in given}, **headers}
 
 
-def _explain(err: Exception, max_bytes: int, timeout_s: float) -> tuple[Broken, str]:
+def _explain(err: Exception, url: httpx.URL, max_bytes: int, timeout_s: float) -> tuple[Broken, str]:
     if isinstance(err, TooLargeError):
         return Broken.TOO_LARGE, f"answer over {max_bytes:,} bytes"
     if isinstance(err, BadEncodingError):
         return Broken.ENCODING, f"content-encoding {err} is not accepted"
+    if isinstance(err, httpx.ConnectTimeout):
+        return Broken.UNREACHABLE, f"{_place(url)} does not accept the connection in time"
     if isinstance(err, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
         return Broken.TIMEOUT, f"no whole answer within {timeout_s:g} s"
-    if isinstance(err, httpx.ConnectTimeout):
-        return Broken.UNREACHABLE, "the endpoint does not accept the connection in time"
     if isinstance(err, httpx.ConnectError):
-        return _explain_connect(err)
+        return _explain_connect(err, url)
+    if isinstance(err, httpx.ProxyError):
+        return Broken.UNREACHABLE, f"the proxy does not connect to {_place(url)}: {_plain(err)}"
     if isinstance(err, httpx.InvalidURL | httpx.UnsupportedProtocol):
         return Broken.NO_HOST, "the endpoint's URL cannot be used"
-    return Broken.CUT, f"{type(err).__name__}: {_plain(err)}"
+    if isinstance(err, httpx.RemoteProtocolError):
+        return _explain_protocol(err)
+    return Broken.CUT, f"the connection was cut: {type(err).__name__}: {_plain(err)}"
 
 
-def _explain_connect(err: httpx.ConnectError) -> tuple[Broken, str]:
+def _explain_connect(err: httpx.ConnectError, url: httpx.URL) -> tuple[Broken, str]:
     text = str(err).lower()
+    if not text:  # what anyio says of a stream that ends or is reset within the handshake
+        return Broken.CUT, f"{_place(url)} cut the TLS handshake"
     if "certificate" in text or "ssl" in text or "tls" in text:
-        return Broken.TLS, f"TLS: {_plain(err)}"
+        return Broken.TLS, f"TLS to {_place(url)}: {_plain(err)}"
     if any(hint in text for hint in ("name or service", "nodename", "getaddrinfo", "name resolution", "no address")):
-        return Broken.NO_HOST, "the endpoint's host name does not resolve"
-    return Broken.UNREACHABLE, "the endpoint cannot be reached: " + _plain(err)
+        return Broken.NO_HOST, f"the host {url.host} does not resolve"
+    return Broken.UNREACHABLE, f"{_place(url)} cannot be reached: {_plain(err)}"
+
+
+def _explain_protocol(err: httpx.RemoteProtocolError) -> tuple[Broken, str]:
+    text = _plain(err)
+    if "without a response" in text or "without sending a response" in text:
+        return Broken.CLOSED, "the endpoint closed the connection without an answer"
+    if "peer closed" in text or "cut short" in text or "before the response was whole" in text:
+        return Broken.CUT, f"the answer was cut: {text}"
+    return Broken.CUT, f"the endpoint does not speak HTTP: {text}"
+
+
+def _place(url: httpx.URL) -> str:
+    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
 
 
 def _plain(err: Exception) -> str:

@@ -136,6 +136,7 @@ class _Wire(asyncio.Protocol):
         self._done: asyncio.Future[None] | None = None
         self._headers: dict[str, str] = {}
         self._in_body = False
+        self._has_begun = False
         self._overhead_bytes = 0
 
     @property
@@ -145,6 +146,7 @@ class _Wire(asyncio.Protocol):
 
     async def exchange(self, head: bytes, body: bytes, incoming: Incoming) -> None:
         self._incoming = incoming
+        self._in_body = self._has_begun = False
         self._overhead_bytes = 0
         self._done = asyncio.get_running_loop().create_future()
         if len(body) <= _ONE_WRITE_BYTES:
@@ -169,6 +171,7 @@ class _Wire(asyncio.Protocol):
         if self._incoming is None:
             self.cut()  # An answer that nobody asked for.
             return
+        self._has_begun = True
         self._overhead_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -185,7 +188,7 @@ class _Wire(asyncio.Protocol):
         if self._incoming is not None and self._in_body and not self._headers.keys() & _FRAMING:
             self._finish()
         else:
-            when = "before the response was whole" if self._headers else "without a response"
+            when = "before the response was whole" if self._has_begun else "without a response"
             self._fail(httpx.RemoteProtocolError(f"the connection was closed {when}"))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import mmap
 import os
 import struct
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Clock = Callable[[], float]
@@ -170,6 +173,8 @@ class StateFile(_AtHand):
     def __init__(self, path: Path, clock: Clock = time.monotonic, boot_id: str | None = None) -> None:
         """`path` is made if it is missing. `boot_id` tells a state from before a reboot, whose clock started anew."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = path
+        self._told = False
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._descriptor).st_size < _SIZE:
             os.ftruncate(self._descriptor, _SIZE)
@@ -198,7 +203,7 @@ class StateFile(_AtHand):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
                 now = self._clock()
-                before = self._read(now) or EndpointState()
+                before = self._read(now) or self._anew()
                 after, result = change(before, now)
                 if after is not before:
                     self._write(after)
@@ -217,6 +222,16 @@ class StateFile(_AtHand):
                 return None
             self._known = (record, state)
         return None if state.is_absurd(now) else state
+
+    def _anew(self) -> EndpointState:
+        """A new file, or one from before a reboot; or it is damaged, which is said once."""
+        record = self._content[:]
+        boot, *_, check = _RECORD.unpack(record)
+        is_damaged = any(record) and (boot == self._boot or check != zlib.crc32(record[:_CHECKED]))
+        if is_damaged and not self._told:
+            log.warning("%s: damaged; the rate's state starts anew", self._path)
+            self._told = True
+        return EndpointState()
 
     def _write(self, state: EndpointState) -> None:
         """One call, so that a process killed here leaves the old record or the new one."""

@@ -71,9 +71,12 @@ class _Inflater:
 
     def plain(self, raw: bytes, room: int) -> bytes:
         try:
-            return self._inflate.decompress(raw, room)
+            part = self._inflate.decompress(raw, room)
         except zlib.error as err:
-            raise BadEncodingError(f"{self._encoding}, damaged") from err
+            raise BadEncodingError(f"{self._encoding}, damaged,") from err
+        if self._inflate.unused_data:
+            raise BadEncodingError(f"{self._encoding} with more behind its end")
+        return part
 
     def check_whole(self) -> None:
         if not self._inflate.eof:

@@ -2,19 +2,22 @@
 
 One writer, in a SQLite file of the slice's own or in the rows of a PostgreSQL database: the same code and tables.
 Writes of a few milliseconds share one commit, and a write's future resolves only after that commit returned. No
-database has checksums of its data by default, so each reply carries its sha256: a reply that no longer fits is asked
+database has checksums of its data by default, so each answer carries its sha256: one that no longer fits is asked
 again, never decoded.
+
+After a commit that failed nothing more is sent. Answers still under way go to another place where the database has
+one, which the next opening takes in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,7 +25,6 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 
 from foundry_pipeline.calls.ledger_tables import (
-    ANSWER_COLUMNS,
     ATTEMPTS,
     CALLS,
     EVIDENCE_BYTES,
@@ -32,7 +34,9 @@ from foundry_pipeline.calls.ledger_tables import (
     Intent,
     Scope,
     Withdrawal,
+    answered,
     apply,
+    read,
     size_bytes,
 )
 from foundry_pipeline.calls.sqlite import SqliteFile
@@ -63,6 +67,16 @@ class Database(Protocol):
     def pages(self, calls: sa.Select[Any]) -> Iterator[Sequence[Any]]:
         """The rows of a selection from `calls` whose first column is the call id, a few at a time, in any order."""
 
+    @property
+    def is_ours(self) -> bool:
+        """False where another process may be writing: then nothing is to be written."""
+
+    def begin_spare(self) -> Database | None:
+        """After a commit that failed: another place for answers, if there is one. Raises StorageError."""
+
+    def spare_left(self) -> Database | None:
+        """The other place that an earlier process has begun, if it has."""
+
     def commit(self, work: Callable[[sa.Connection], None]) -> None:
         """Call `work`, which need not bear repeating, in a transaction that is durable on return and took place once.
 
@@ -84,9 +98,13 @@ class Ledger:
         self._database = SqliteFile(place) if isinstance(place, Path) else place
         self._scope = self._database.scope
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
-        self._failed: Exception | None = None
+        self.failed: Exception | None = None
+        """The first write that failed: from then on nothing more may be sent."""
+        self.damaged = 0
+        """Answers that are not what was written, so as good as never given."""
         self._closed = False
         self._writer: threading.Thread | None = None
+        self._take_in_spare()
         self.unknown = self._database.run(self._unknown)
 
     def _unknown(self, connection: sa.Connection) -> frozenset[str]:
@@ -99,13 +117,18 @@ class Ledger:
         return dict(self.each_outcome())
 
     def each_outcome(self) -> Iterator[tuple[str, str]]:
-        """`outcomes`, one by one."""
-        columns = (CALLS.c.call_id, CALLS.c.outcome, CALLS.c.reply, CALLS.c.reply_sha256)
-        answered = sa.select(*columns).where(self._scope.of(CALLS), CALLS.c.outcome.is_not(None))
-        for page in self._database.pages(answered):
-            for call_id, outcome, reply, digest in page:
-                if reply is None or hashlib.sha256(reply).digest() == digest:
-                    yield call_id, outcome
+        """`outcomes`, one by one. Damaged answers are counted and dropped, once all were asked for."""
+        damaged = []
+        for page in self._database.pages(answered(self._scope)):
+            for answer, is_whole in map(read, page):
+                if is_whole:
+                    yield answer.call_id, answer.outcome
+                else:
+                    damaged.append(answer.call_id)
+        self.damaged += len(damaged)
+        if self._database.is_ours:
+            # A damaged id may be anything; one that is no id finds nothing.
+            self.forget(call_id for call_id in damaged if isinstance(call_id, str) and call_id.isascii())
 
     def reply_sizes(self, call_ids: Iterable[str]) -> dict[str, int]:
         """call_id -> bytes of its reply."""
@@ -116,25 +139,26 @@ class Ledger:
 
     def answers(self, call_ids: Iterable[str]) -> dict[str, Answer]:
         """The final outcomes of these calls, replies included. Ask for a few at a time."""
-        columns = [CALLS.c[name] for name in (*ANSWER_COLUMNS, "reply_sha256")]
-        wanted = sa.select(*columns).where(self._scope.of(CALLS), CALLS.c.call_id.in_(list(call_ids)))
-        found = self._database.run(lambda connection: connection.execute(wanted).all())
-        return {record.call_id: self._answer(record) for record in found if record.outcome is not None}
-
-    def _answer(self, record: Any) -> Answer:
-        if record.reply is not None and hashlib.sha256(record.reply).digest() != record.reply_sha256:
-            raise StorageError(f"ledger {self._database}: a reply is damaged; run again and it is asked again")
-        return Answer(*record[: len(ANSWER_COLUMNS)])
+        wanted = answered(self._scope, CALLS.c.call_id.in_(list(call_ids)))
+        found = {}
+        for answer, is_whole in map(read, self._database.run(lambda connection: connection.execute(wanted).all())):
+            if not is_whole:
+                raise StorageError(f"ledger {self._database}: an answer is damaged; run again and it is asked again")
+            found[answer.call_id] = answer
+        return found
 
     async def write(self, entry: Entry) -> None:
         """Return once `entry` is durable. Raises StorageError where it cannot be made so, SliceBusy where the slice is
-        another process's by now."""
+        another process's by now.
+
+        After a failure answers are still taken, as long as there is any place for them.
+        """
         await self.queue(entry)
 
     def queue(self, entry: Entry) -> asyncio.Future[None]:
         """`write` without waiting. Entries become durable in the order in which they were queued."""
-        if self._failed:
-            raise self._failed
+        if self.failed is not None and not isinstance(entry, Answer):
+            raise self.failed
         if self._closed:
             what = f"{type(entry).__name__} of {entry.call_id}"
             raise StorageError(f"ledger {self._database}: closed; {what} is not written")
@@ -180,11 +204,41 @@ class Ledger:
 
     def _write_groups(self) -> None:
         """The one writer: takes what is queued, commits it as a group, then resolves its futures."""
+        spare: Database | None = None
         while (first := self._queue.get()) is not None:
             group = self._gather(first)
-            if self._failed is None:
-                self._commit([entry for entry, _, _ in group])
-            _resolve([future for _, future, _ in group], self._failed)
+            if self.failed is None:
+                self.failed = self._commit(self._database, [entry for entry, _, _ in group])
+            if self.failed is None:
+                _resolve([future for _, future, _ in group], None)
+            else:
+                spare = spare or self._begin_spare()
+                self._rescue(spare, group)
+        if spare is not None:
+            spare.close()
+
+    def _begin_spare(self) -> Database | None:
+        try:
+            return self._database.begin_spare()
+        except StorageError:
+            return None  # why the ledger itself failed is the better story
+
+    def _rescue(self, spare: Database | None, group: Sequence[_Queued]) -> None:
+        """Keep the group's answers elsewhere; those who want to send more are told of the failure."""
+        answers = [entry for entry, _, _ in group if isinstance(entry, Answer)]
+        is_kept = not answers or (spare is not None and self._commit(spare, answers) is None)
+        _resolve([f for entry, f, _ in group if isinstance(entry, Answer)], None if is_kept else self.failed)
+        _resolve([f for entry, f, _ in group if not isinstance(entry, Answer)], self.failed)
+
+    def _take_in_spare(self) -> None:
+        """Answers that found no place here, when a write had failed. Safe to repeat."""
+        spare = self._database.spare_left() if self._database.is_ours else None
+        if spare is None:
+            return
+        for page in spare.pages(answered(spare.scope)):
+            whole = [answer for answer, is_whole in map(read, page) if is_whole]
+            self._database.commit(partial(apply, scope=self._scope, entries=whole))
+        spare.remove()
 
     def _gather(self, first: _Queued) -> list[_Queued]:
         waited_s = time.monotonic() - first[2]
@@ -200,12 +254,13 @@ class Ledger:
             weight += size_bytes(item[0])
         return group
 
-    def _commit(self, entries: list[Entry]) -> None:
+    def _commit(self, database: Database, entries: Sequence[Entry]) -> Exception | None:
+        """Write a group; or say why not, whatever it is: a writer that dies in silence hangs the run."""
         try:
-            self._database.commit(lambda connection: apply(connection, self._scope, entries))
+            database.commit(partial(apply, scope=database.scope, entries=entries))
         except (FoundryError, sa.exc.SQLAlchemyError, ArithmeticError, ValueError) as err:
-            # Whatever it is, those who wait must hear of it: a writer that dies in silence hangs the run.
-            self._failed = err
+            return err
+        return None
 
 
 def _resolve(futures: list[asyncio.Future[None]], error: Exception | None) -> None:

@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from foundry_pipeline.decoding.places import is_text
+
 EVIDENCE_BYTES = 64 * 1024
+_LATEST_US = 253_402_300_800_000_000
+"""The year 10000, the first that Python's datetime does not know."""
 
 
 class LedgerText(sa.TypeDecorator[str]):
@@ -25,9 +29,13 @@ class LedgerText(sa.TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
         """Escape what is not storable."""
-        if value is None or (value.isprintable() and value.isascii()):
-            return value
-        return value.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+        return _storable(value)
+
+
+def _storable(value: str | None) -> str | None:
+    if value is None or (value.isprintable() and value.isascii()):
+        return value
+    return value.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 METADATA = sa.MetaData()
@@ -45,7 +53,7 @@ CALLS = sa.Table(
     sa.Column("sent_us", sa.BigInteger),
     sa.Column("latency_ms", sa.Double),
     sa.Column("reply", sa.LargeBinary),
-    sa.Column("reply_sha256", sa.LargeBinary),
+    sa.Column("sha256", sa.LargeBinary),
     sa.Column("error", LedgerText),
     sa.Column("message", LedgerText),
 )
@@ -196,10 +204,43 @@ def _answer_values(scope: Scope, answer: Answer) -> dict[str, Any]:
         "sent_us": answer.sent_us,
         "latency_ms": answer.latency_ms,
         "reply": answer.reply,
-        "reply_sha256": None if answer.reply is None else hashlib.sha256(answer.reply).digest(),
+        "sha256": _sha256(answer),
         "error": answer.error,
         "message": answer.message,
     }
+
+
+def answered(scope: Scope, *which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The columns of every call that has an outcome, as the database gives them; `read` takes them."""
+    columns = (sa.type_coerce(CALLS.c[name], sa.types.NullType()) for name in (*ANSWER_COLUMNS, "sha256"))
+    return sa.select().add_columns(*columns).where(scope.of(CALLS), CALLS.c.outcome.is_not(None), *which)
+
+
+def read(row: Sequence[Any]) -> tuple[Answer, bool]:
+    """(answer, whether it is what was written) from a row of `answered`."""
+    *values, digest = row
+    answer = Answer(*values)
+    return answer, _is_whole(answer, digest)
+
+
+def _sha256(answer: Answer) -> bytes:
+    """Over what the answer says, and of which call: a damaged id or outcome would mislead as well."""
+    said = (answer.call_id, answer.outcome, answer.http_status, answer.latency_ms, _storable(answer.error))
+    digest = hashlib.sha256(repr(said).encode())
+    digest.update(answer.reply or b"")
+    return digest.digest()
+
+
+def _is_whole(answer: Answer, digest: object) -> bool:
+    """SQLite gives a damaged value as any type. What the sha256 leaves out must at least be possible."""
+    attempts, sent_us, message = answer.attempts, answer.sent_us, answer.message
+    if type(attempts) is not int or not 0 <= attempts < 2**31 or type(answer.reply) not in (bytes, type(None)):
+        return False
+    if sent_us is not None and (type(sent_us) is not int or not 0 <= sent_us < _LATEST_US):
+        return False
+    if message is not None and (type(message) is not str or not is_text(message)):
+        return False
+    return _sha256(answer) == digest
 
 
 class _Upserts(NamedTuple):
@@ -230,7 +271,7 @@ def _upserts_by(insert: Callable[[sa.Table], Any]) -> _Upserts:
         set_={"attempts": CALLS.c.attempts + 1, "in_flight": True, "sent_us": fresh.excluded.sent_us},
     )
     fresh = insert(CALLS).values(attempts=0, in_flight=False, global_key="")
-    replaced = ("outcome", "http_status", "latency_ms", "reply", "reply_sha256", "error", "message")
+    replaced = ("outcome", "http_status", "latency_ms", "reply", "sha256", "error", "message")
     answer = fresh.on_conflict_do_update(
         index_elements=key,
         set_={

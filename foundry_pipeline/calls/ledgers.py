@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.budget import SharedSpent, Spent, SpentFile
 from foundry_pipeline.calls.endpoint_state import SharedState, StateFile, endpoint_key
 from foundry_pipeline.calls.file_systems import file_system_type, refuse_shared
@@ -14,11 +15,11 @@ from foundry_pipeline.calls.lease import FileLease, Lease, file_lease_holder, ma
 from foundry_pipeline.calls.ledger import Ledger
 from foundry_pipeline.calls.pending import Pending, pending_slices
 from foundry_pipeline.calls.salvage import Salvage, is_damaged, salvage
-from foundry_pipeline.calls.sqlite import SqliteFile, files_of, requests_in
+from foundry_pipeline.calls.sqlite import SqliteFile, files_of, is_spare, requests_in, slice_of, spare_of
 from foundry_pipeline.config.ledger_source import VARIABLE, LedgerFolder, ledger_place
 from foundry_pipeline.errors import ConfigError, Problem, StorageError
 
-RATES, SPENT = "rates", "spent"
+RATES, SPENT, BALLAST = "rates", "spent", "ballast"
 
 
 class Ledgers(Protocol):
@@ -48,18 +49,21 @@ class Ledgers(Protocol):
     def pending(self) -> Sequence[Pending]:
         """Every slice with something in its ledger, or somebody at work on it, by run and slice."""
 
-    def repair(self, run: str, slice_key: str) -> Salvage | None:
-        """Replace a ledger that cannot be read by what can be; None where nothing is wrong. Needs the slice's lease."""
+    def repair(self, run: str, slice_key: str) -> Sequence[Salvage]:
+        """Replace what cannot be read of a slice's ledger by what can be; says what came of it. Needs its lease."""
 
     def close(self) -> None:
         """Give everything back; to be called when leases and ledgers are."""
 
 
-def ledgers_at(ledger: str, environ: Mapping[str, str]) -> Ledgers:
-    """The ledgers at FOUNDRY_LEDGER's value; nothing is opened yet. Raises ConfigError."""
+def ledgers_at(ledger: str, environ: Mapping[str, str], ballast_bytes: int | None = None) -> Ledgers:
+    """The ledgers at FOUNDRY_LEDGER's value; nothing is opened yet. Raises ConfigError.
+
+    `ballast_bytes` are held in reserve in a folder; None: the folder is only looked at, and nothing is.
+    """
     place = ledger_place(ledger, environ)
     if isinstance(place, LedgerFolder):
-        return LedgerFiles(place.path)
+        return LedgerFiles(place.path, ballast_bytes)
     try:
         from foundry_pipeline.calls.postgres.ledgers import PostgresLedgers
     except ModuleNotFoundError as err:
@@ -69,10 +73,19 @@ def ledgers_at(ledger: str, environ: Mapping[str, str]) -> Ledgers:
 
 
 class LedgerFiles:
-    """`Ledgers` in a folder: <run>/<slice>.sqlite, a lock file beside it while somebody works on it, and rates/."""
+    """`Ledgers` in a folder: <run>/<slice>.sqlite, a lock file beside it while somebody works on it, what a full disk
+    left in <slice>.spare.sqlite; rates/, spent/ and the ballast."""
 
-    def __init__(self, folder: Path, file_system: Callable[[Path], int | None] = file_system_type) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ballast_bytes: int | None = None,
+        file_system: Callable[[Path], int | None] = file_system_type,
+    ) -> None:
+        """`ballast_bytes` as in `ledgers_at`."""
         self.folder = folder
+        self._ballast_bytes = ballast_bytes
+        self._ballast: Ballast | None = None
         self._file_system = file_system
         self._files: list[StateFile | SpentFile] = []
 
@@ -80,17 +93,19 @@ class LedgerFiles:
         return str(self.folder)
 
     def open(self) -> None:
-        """Make the folder. Raises StorageError where it is on a network file system."""
+        """Make the folder and its ballast. Raises StorageError where it is on a network file system, or has no room."""
         make_private_folder(self.folder)
         refuse_shared(self.folder, self._file_system)
+        if self._ballast_bytes is not None and self._ballast is None:
+            self._ballast = Ballast(self.folder / BALLAST, self._ballast_bytes)
 
     def lease(self, run: str, slice_key: str) -> Lease:
         """See Ledgers."""
         return FileLease(self.path(run, slice_key, ".lock"), run)
 
-    def ledger(self, run: str, slice_key: str, lease: Lease | None) -> Ledger:  # noqa: ARG002, a lock cannot run out
+    def ledger(self, run: str, slice_key: str, lease: Lease | None) -> Ledger:
         """See Ledgers."""
-        return Ledger(SqliteFile(self.path(run, slice_key)))
+        return Ledger(SqliteFile(self.path(run, slice_key), self._ballast, is_ours=lease is not None))
 
     def endpoint(self, url: str) -> SharedState:
         """See Ledgers."""
@@ -109,25 +124,28 @@ class LedgerFiles:
 
     def requests(self, run: str) -> int:
         """See Ledgers."""
-        return sum(map(requests_in, sorted((self.folder / run).glob("*.sqlite"))))
+        return sum(requests_in(path) for path in sorted((self.folder / run).glob("*.sqlite")) if not is_spare(path))
 
     def holds(self, run: str, slice_key: str) -> bool:
         """See Ledgers."""
-        return self.path(run, slice_key).exists()
+        path = self.path(run, slice_key)
+        return path.exists() or spare_of(path).exists()
 
     def pending(self) -> Sequence[Pending]:
         """See Ledgers. A ledger that cannot be read is listed with its damage."""
-        names = {(path.parent.name, path.stem) for path in self.folder.glob("*/*") if path.suffix in _LISTED}
+        names = {(path.parent.name, slice_of(path)) for path in self.folder.glob("*/*") if path.suffix in _LISTED}
         found = [self._pending(run, slice_key) for run, slice_key in sorted(names)]
-        return [p for p in found if p.holder is not None or self.path(p.run, p.slice_key).exists()]
+        return [p for p in found if p.holder is not None or self.holds(p.run, p.slice_key)]
 
-    def repair(self, run: str, slice_key: str) -> Salvage | None:
+    def repair(self, run: str, slice_key: str) -> Sequence[Salvage]:
         """See Ledgers."""
         path = self.path(run, slice_key)
-        return salvage(path) if path.exists() and is_damaged(path) else None
+        return [salvage(file) for file in (path, spare_of(path)) if file.exists() and is_damaged(file)]
 
     def close(self) -> None:
         """See Ledgers."""
+        if self._ballast is not None:
+            self._ballast.release()
         for file in self._files:
             file.close()
 
@@ -138,9 +156,9 @@ class LedgerFiles:
     def _pending(self, run: str, slice_key: str) -> Pending:
         path = self.path(run, slice_key)
         try:
-            found = _content(path) if path.exists() else Pending()
+            found = _content(path).with_spare(_content(spare_of(path)))
         except StorageError as err:
-            size_bytes = sum(file.stat().st_size for file in files_of(path))
+            size_bytes = sum(file.stat().st_size for at in (path, spare_of(path)) for file in files_of(at))
             found = Pending(size_bytes=size_bytes, damage=str(err))
         holder = file_lease_holder(self.path(run, slice_key, ".lock"))
         return replace(found, run=run, slice_key=slice_key, holder=holder)
@@ -150,6 +168,8 @@ _LISTED = (".sqlite", ".lock")
 
 
 def _content(path: Path) -> Pending:
+    if not path.exists():
+        return Pending()
     database = SqliteFile(path)
     try:
         return next(iter(database.run(pending_slices)), Pending())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -27,8 +27,21 @@ class Pending:
     """Of replies and evidence; of the file, where it is damaged."""
     since_us: int | None = None
     """When the oldest of its calls was sent: microseconds of the UTC epoch."""
+    in_spare: int = 0
+    """Answers that found no place in the ledger itself when its disk failed; counted in `outcomes`."""
     holder: Holder | None = None
     damage: str | None = None
+
+    def with_spare(self, spare: Pending) -> Pending:
+        """What is in two databases of one slice. The calls whose answers are in the spare look open in the ledger."""
+        answers = sum(spare.outcomes.values())
+        return replace(
+            self,
+            outcomes=Counter(self.outcomes) + Counter(spare.outcomes),
+            unknown=max(0, self.unknown - answers),
+            size_bytes=self.size_bytes + spare.size_bytes,
+            in_spare=answers,
+        )
 
 
 def pending_slices(connection: sa.Connection) -> list[Pending]:

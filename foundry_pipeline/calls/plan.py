@@ -50,6 +50,13 @@ class EarlierAnswers:
         at = np.minimum(np.searchsorted(self._sorted, ids), len(self.ids) - 1)
         return np.where(self._sorted[at] == ids, self._order[at], NONE).astype(np.int32)
 
+    def good_without(self, ids: Ids) -> Numbers:
+        """Places of good answers to other calls than these, each call once."""
+        is_first = np.zeros(len(self.ids), bool)
+        is_first[np.unique(self.ids, return_index=True)[1]] = True
+        is_good = np.isin(self._codes, _codes(GOOD))
+        return np.flatnonzero(is_good & is_first & ~np.isin(self.ids, ids)).astype(np.int32)
+
     def outcomes(self, places: Numbers) -> Codes:
         """The outcomes at these places; NONE for NONE."""
         if not len(self.ids):

@@ -43,6 +43,8 @@ class SliceReport:
     """Calls whose outcome an earlier process never learned (killed in flight), sent again."""
     repeated_rows: Sequence[str] = ()
     """The global keys of the first 20 of them."""
+    damaged: int = 0
+    """Answers in the ledger that had rotted: asked again."""
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     """p50, p95, p99 and max of the answers that came now."""
     rate_per_s: float = 0.0

@@ -8,7 +8,6 @@ tables begin at the same pages.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import shutil
 import sqlite3
@@ -23,7 +22,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from foundry_pipeline.calls.ledger_tables import ATTEMPTS, CALLS
+from foundry_pipeline.calls.ledger_tables import ANSWER_COLUMNS, ATTEMPTS, CALLS, read
 from foundry_pipeline.calls.sqlite import SqliteFile, files_of
 from foundry_pipeline.errors import StorageError
 
@@ -88,7 +87,7 @@ def _copied(source: Path, target: SqliteFile, aside: Path) -> Salvage:
 
     def write(connection: sa.Connection) -> None:
         for row in _readable_rows(source, CALLS):
-            is_whole = row["reply"] is None or hashlib.sha256(row["reply"]).digest() == row["reply_sha256"]
+            is_whole = row["outcome"] is None or read([row[name] for name in (*ANSWER_COLUMNS, "sha256")])[1]
             counts["refused"] += not is_whole
             counts["answers"] += is_whole and row["outcome"] is not None
             if is_whole:

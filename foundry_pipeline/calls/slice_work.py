@@ -1,13 +1,15 @@
 """One slice of a run: which rows have a good answer, which need a call, and the commit of all of them.
 
-A good answer is one for the same request, from the committed `responses` or from the ledger. A slice is committed when
-every row has a final outcome and few enough failed; then its calls leave the ledger. Data rows and replies are read a
-few at a time, and again where they are needed again; what is held of every row is in `plan.py`.
+A good answer is one for the same request, from the committed `responses`, from `superseded` or from the ledger. A slice
+is committed when every row has a final outcome and few enough failed; then its calls leave the ledger, and good answers
+that no row uses any more go to `superseded`, since they were paid for. Data rows and replies are read a few at a time,
+and again where they are needed again; what is held of every row is in `plan.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,15 +25,17 @@ from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.calls.plan import GOOD, NONE, EarlierAnswers, Ids, Numbers, Picked, Plan, ids_of
 from foundry_pipeline.calls.tally import Tally, Unanswered
 from foundry_pipeline.data_rows import DataRow, rows_of
-from foundry_pipeline.errors import StorageError
+from foundry_pipeline.errors import StorageError, check_sums
 from foundry_pipeline.home import Run
 from foundry_pipeline.protocols.foundry import FoundryRequests
 from foundry_pipeline.store import Store, Write, reading
-from foundry_pipeline.tables import DATA_ROWS, RESPONSES, build
+from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, RESPONSES, SUPERSEDED, TableSpec, build
 
 PAGE_ROWS = 256
 GROUP_BYTES = 8 * 1024 * 1024
 GROUP_ROWS = 8192
+COMMITTED = (RESPONSES, SUPERSEDED)
+"""The tables that hold answers."""
 ASKED_AGAIN: Mapping[str, tuple[str, ...]] = {
     "failed": ("failed", "not_sent"),
     "rejected": ("failed", "not_sent", "rejected_by_model"),
@@ -66,6 +70,10 @@ class SliceWork:
     ledger: Ledger
     source: pq.ParquetFile
     plan: Plan
+    unused: Numbers
+    """Places of committed good answers to other requests than the planned ones."""
+    rows_in: int
+    """Data rows that the slice has."""
 
     @property
     def reused(self) -> int:
@@ -98,12 +106,12 @@ class SliceWork:
 
     def close(self) -> None:
         """Close the files. The ledger keeps its answers."""
-        self.source.close()
+        self.source.close(force=True)
         self.ledger.close()
 
     def close_committed(self) -> None:
         """Close the files, and take the slice's calls out of the ledger: their answers are in `responses`."""
-        self.source.close()
+        self.source.close(force=True)
         ours = sum(1 for _ in self.plan.call_ids(self.plan.committed_at == NONE))
         if self.ledger.answered() > ours:
             self.ledger.forget(self.plan.call_ids(np.ones(len(self.plan), bool)))
@@ -131,7 +139,7 @@ def plan_slice(
         name = run.dataset.name
         raise StorageError(f"slice {slice_key} of {name} has no data rows: materialize [{name}, data_rows] first")
     with contextlib.ExitStack() as opened:
-        opened.callback(source.close)
+        opened.callback(source.close, force=True)
         with reading(store.path(DATA_ROWS, run.dataset.name, slice_key)):
             places, ids = _identities(source, requests, only)
         committed = _committed_answers(store, run.name, slice_key, options)
@@ -139,7 +147,7 @@ def plan_slice(
         opened.callback(ledger.close)
         plan = Plan.of(places, ids, committed, EarlierAnswers(ledger.each_outcome()), options.keeps)
         opened.pop_all()
-    return SliceWork(run, slice_key, store, ledger, source, plan)
+    return SliceWork(run, slice_key, store, ledger, source, plan, committed.good_without(ids), source.metadata.num_rows)
 
 
 def _identities(source: pq.ParquetFile, requests: FoundryRequests, only: frozenset[str] | None) -> tuple[Numbers, Ids]:
@@ -168,20 +176,37 @@ def _records(file: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[Any, ..
 
 
 def _committed_answers(store: Store, run: str, slice_key: str, options: CallOptions) -> EarlierAnswers:
-    """The answers in the committed `responses`.
+    """The answers in the committed tables, their places counted on from one to the next.
 
-    A damaged file is refused, and its rows are asked again only on request: with `refresh`.
+    A damaged file is refused, and its rows are asked again only on request: with `refresh`, which sets it aside.
     """
-    try:
-        file = store.open(RESPONSES, run, slice_key)
-        if file is None:
-            return EarlierAnswers()
-        with file, reading(store.path(RESPONSES, run, slice_key)):
-            return EarlierAnswers(_records(file, ["call_id", "outcome"]))
-    except StorageError:
-        if options.refresh:
-            return EarlierAnswers()
-        raise
+    for spec in COMMITTED:
+        try:
+            _check_whole(store, spec, run, slice_key)
+        except StorageError as err:
+            if not options.refresh:
+                raise StorageError(f"{err}; with `refresh` its rows are asked again") from err
+            store.set_aside(spec, run, slice_key)
+    pairs = (_committed_pairs(store, spec, run, slice_key) for spec in COMMITTED)
+    return EarlierAnswers(itertools.chain.from_iterable(pairs))
+
+
+def _check_whole(store: Store, spec: TableSpec, run: str, slice_key: str) -> None:
+    file = store.open(spec, run, slice_key)
+    if file is None:
+        return
+    file.close()
+    if store.check_intact(spec, run, slice_key) is None:
+        for _ in _committed_pairs(store, spec, run, slice_key):
+            pass  # what has no record must at least be readable
+
+
+def _committed_pairs(store: Store, spec: TableSpec, run: str, slice_key: str) -> Iterator[tuple[Any, ...]]:
+    """(call id, outcome) of a table's rows in their order; nothing where there is no table."""
+    file = store.open(spec, run, slice_key)
+    if file is not None:
+        with file, reading(store.path(spec, run, slice_key)):
+            yield from _records(file, ["call_id", "outcome"])
 
 
 def commit_slice(work: SliceWork, about: Mapping[str, object], check_lease: Callable[[], None]) -> tuple[Tally, str]:
@@ -194,8 +219,8 @@ def commit_slice(work: SliceWork, about: Mapping[str, object], check_lease: Call
     if unchanged := _unchanged(work, tally):
         return tally, unchanged
     tally = Tally()
-    responses = {RESPONSES.name: _writer(work, tally)}
-    written = work.store.commit(work.run.name, work.slice_key, responses, about, before_commit=check_lease)
+    tables = _superseded(work) | {RESPONSES.name: _writer(work, tally)}
+    written = work.store.commit(work.run.name, work.slice_key, tables, about, before_commit=check_lease)
     return tally, written[RESPONSES.name].sha256
 
 
@@ -210,7 +235,8 @@ def _unchanged(work: SliceWork, tally: Tally) -> str | None:
             return None
         for key, *result in _records(file, ["global_key", *_RESULT]):
             _tell(tally, key, result)
-    return work.store.check_intact(RESPONSES, work.run.name, work.slice_key)
+    record = work.store.record(work.run.name, work.slice_key, RESPONSES.name)
+    return None if record is None else str(record["sha256"])
 
 
 def _same_rows(file: pq.ParquetFile, work: SliceWork) -> bool:
@@ -230,8 +256,36 @@ def _writer(work: SliceWork, tally: Tally) -> Write:
                 group = []
         if group or not len(work.plan):
             writer.write_table(pa.concat_tables(group) if group else RESPONSES.schema.empty_table())
+        check_sums("data rows", work.rows_in, {name: tally.outcomes[name] for name in OUTCOMES})
 
     return write
+
+
+def _superseded(work: SliceWork) -> dict[str, Write]:
+    """The table of answers that no row uses, where there are or were any."""
+    if not len(work.unused) and work.store.open(SUPERSEDED, work.run.name, work.slice_key) is None:
+        return {}
+
+    def write(writer: pq.ParquetWriter) -> None:
+        old = _CommittedReplies(work.store, work.run.name, work.slice_key)
+        records: list[_Record] = []
+        held = 0
+        for place in work.unused.tolist():
+            records.append(old.record(place))
+            held += len(records[-1][_KEYS + _REPLY] or "")
+            if held >= GROUP_BYTES or len(records) >= GROUP_ROWS:
+                writer.write_table(_table_of(records))
+                records, held = [], 0
+        writer.write_table(_table_of(records))
+
+    return {SUPERSEDED.name: write}
+
+
+def _table_of(records: Sequence[_Record]) -> pa.Table:
+    """Whole rows of `responses`, or of `superseded`, which has the same schema."""
+    if not records:
+        return RESPONSES.schema.empty_table()
+    return build(RESPONSES, dict(zip(RESPONSES.schema.names, zip(*records, strict=True), strict=True)))
 
 
 def _tables(work: SliceWork, tally: Tally) -> Iterator[pa.Table]:
@@ -249,7 +303,7 @@ def _tables(work: SliceWork, tally: Tally) -> Iterator[pa.Table]:
                 if _older_stays(work.plan, number, answers):
                     tally.add_older(_unanswered(global_key, _result(answers[work.plan.call_id(number)])))
                 records.append((work.plan.call_id(number), data_row_id, global_key, *result))
-            yield build(RESPONSES, dict(zip(RESPONSES.schema.names, zip(*records, strict=True), strict=True)))
+            yield _table_of(records)
 
 
 def _portions(work: SliceWork, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -273,7 +327,11 @@ def _in_ledger(plan: Plan, numbers: Sequence[int]) -> set[str]:
 _RESULT = ("outcome", "http_status", "attempts", "sent_at", "latency_ms", "reply", "error", "message")
 """What a row of `responses` says beside call and keys, in the table's order."""
 _REPLY = _RESULT.index("reply")
+_KEYS = len(RESPONSES.schema.names) - len(_RESULT)
+"""Columns of the table before those."""
 _Result = tuple[Any, ...]
+_Record = tuple[Any, ...]
+"""A whole row of the table."""
 
 
 def _result_of(plan: Plan, number: int, answers: Mapping[str, Answer], old: _CommittedReplies) -> _Result:
@@ -339,26 +397,34 @@ def _answer(call_id: str, result: _Result) -> Answer:
 
 
 class _CommittedReplies:
-    """Random access to the committed file's results, one row group held at a time."""
+    """Random access to the committed answers: the rows of `responses`, then those of `superseded`, counted on.
+
+    One row group is held at a time.
+    """
 
     def __init__(self, store: Store, run: str, slice_key: str) -> None:
-        self._path = store.path(RESPONSES, run, slice_key)
-        self._file = store.open(RESPONSES, run, slice_key)
-        self._starts = list(_group_starts(self._file)) if self._file else []
-        self._held: tuple[int, list[_Result]] = (NONE, [])
+        self._groups: list[tuple[pq.ParquetFile, int, str]] = []
+        """(file, its row group, its path)"""
+        self._starts: list[int] = []
+        """The first place of each group."""
+        start = 0
+        for spec in COMMITTED:
+            file = store.open(spec, run, slice_key)
+            for group in range(file.num_row_groups if file else 0):
+                assert file is not None
+                self._groups.append((file, group, store.path(spec, run, slice_key)))
+                self._starts.append(start)
+                start += file.metadata.row_group(group).num_rows
+        self._held: tuple[int, list[_Record]] = (NONE, [])
+
+    def record(self, place: int) -> _Record:
+        at = bisect_right(self._starts, place) - 1
+        if self._held[0] != at:
+            file, group, path = self._groups[at]
+            with reading(path):
+                table = file.read_row_group(group).select(RESPONSES.schema.names)
+            self._held = (at, list(zip(*(column.to_pylist() for column in table.columns), strict=True)))
+        return self._held[1][place - self._starts[at]]
 
     def at(self, place: int) -> _Result:
-        assert self._file is not None
-        group = bisect_right(self._starts, place) - 1
-        if self._held[0] != group:
-            with reading(self._path):
-                table = self._file.read_row_group(group, columns=list(_RESULT)).select(_RESULT)
-            self._held = (group, list(zip(*(column.to_pylist() for column in table.columns), strict=True)))
-        return self._held[1][place - self._starts[group]]
-
-
-def _group_starts(file: pq.ParquetFile) -> Iterator[int]:
-    start = 0
-    for group in range(file.num_row_groups):
-        yield start
-        start += file.metadata.row_group(group).num_rows
+        return self.record(place)[_KEYS:]

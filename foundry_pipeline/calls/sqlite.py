@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.lease import make_private_folder
 from foundry_pipeline.calls.ledger_tables import METADATA, Scope
 from foundry_pipeline.errors import StorageError
@@ -24,9 +25,14 @@ class SqliteFile:
 
     scope = Scope()
 
-    def __init__(self, path: Path) -> None:
-        """Raises StorageError where the file cannot be read or written, or is no database."""
+    def __init__(self, path: Path, ballast: Ballast | None = None, *, is_ours: bool = True) -> None:
+        """`ballast` is given up where a write fails; `is_ours` as in Database.
+
+        Raises StorageError where the file cannot be read or written, or is no database.
+        """
         self.path = path
+        self.is_ours = is_ours
+        self._ballast = ballast
         make_private_folder(path.parent)
         # A pool of two keeps the writer's connection: closing the last one would copy the whole log back each time.
         self._engine = sa.create_engine(
@@ -58,6 +64,19 @@ class SqliteFile:
         """See Database. Nothing is tried twice: after a failed sync nobody knows what the disk holds."""
         self.run(work)
 
+    def begin_spare(self) -> SqliteFile:
+        """See Database: a file beside this one. The connection that failed is not used again, since the kernel may have
+        dropped its pages."""
+        self.close()
+        if self._ballast is not None:
+            self._ballast.free()
+        return SqliteFile(spare_of(self.path))
+
+    def spare_left(self) -> SqliteFile | None:
+        """See Database."""
+        spare = spare_of(self.path)
+        return SqliteFile(spare) if spare.exists() else None
+
     def close(self) -> None:
         """See Database."""
         self._engine.dispose()
@@ -84,6 +103,24 @@ def requests_in(path: Path) -> int:
         return 0  # its slice has just been committed
 
 
+SPARE = ".spare.sqlite"
+
+
+def spare_of(path: Path) -> Path:
+    """Where answers go that find no place in the ledger at `path`."""
+    return path.with_suffix(SPARE)
+
+
+def is_spare(path: Path) -> bool:
+    """True where a file is beside a ledger, and none itself."""
+    return path.name.endswith(SPARE)
+
+
+def slice_of(path: Path) -> str:
+    """The slice that a ledger's, a spare's or a lock's file is named after."""
+    return path.name.removesuffix(SPARE) if is_spare(path) else path.stem
+
+
 def files_of(path: Path) -> list[Path]:
     """The files of a database that exist: itself, its log, the log's index."""
     every = (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
@@ -94,12 +131,17 @@ def _durable(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA busy_timeout=10000")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    # A damaged text is no reason to refuse all others.
+    connection.text_factory = lambda raw: raw.decode("utf-8", errors="surrogateescape")
 
 
 _DAMAGED = ("malformed", "not a database", "disk I/O error")
 
 
 def _storage_error(path: Path, err: Exception) -> StorageError:
-    cause = next(iter(str(getattr(err, "orig", None) or err).splitlines()), type(err).__name__)
+    original = getattr(err, "orig", None) or err
+    if getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return StorageError(f"disk full at {path}; what it holds is kept, nothing more is sent")
+    cause = next(iter(str(original).splitlines()), type(err).__name__)
     hint = "; `foundry-pipeline ledger --recover` saves what can be read" if cause.endswith(_DAMAGED[:2]) else ""
     return StorageError(f"ledger {path}: {cause}; what it holds is kept, nothing more is sent{hint}")

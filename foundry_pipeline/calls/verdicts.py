@@ -58,7 +58,9 @@ _QUOTA = re.compile(
 )
 _ERROR_KEYS = frozenset(
     {"error", "errors", "detail", "message", "status", "code", "success", "type", "trace", "traceback", "request_id"}
+    | {"data", "refusal"}
 )
+_PAGE_STARTS = ("<!doctype", "<html", "<head", "<body", "<title", "<?xml", "<!--")
 
 
 def judge(
@@ -77,9 +79,14 @@ def judge(
         return Verdict(Next.STOP, "redirect", f"the endpoint redirects ({status}) to {_host_of(headers)}: redirects "
                        "are never followed with a secret; put that URL into the manifest")  # fmt: skip
     if status == 202:
-        return Verdict(Next.STOP, "http_202", "the endpoint answers asynchronously (202), which is not supported")
+        return Verdict(Next.STOP, "http_202", "the endpoint answers asynchronously (202), and polling is not supported")
     if status == 407:
-        return Verdict(Next.STOP, "http_407", "a proxy asks for credentials")
+        return Verdict(
+            Next.STOP,
+            "http_407",
+            "a proxy asks for credentials (407): with `endpoint_proxy: environment` in foundry.yaml they are those in "
+            "the URL of HTTPS_PROXY or HTTP_PROXY",
+        )
     return _judge_failure(status, headers, body, said)
 
 
@@ -93,6 +100,8 @@ def _judge_failure(status: int, headers: Mapping[str, str], body: bytes, said: s
         return Verdict(Next.REFUSED, code, message, before_success=True)
     if status == 204:
         return Verdict(Next.RETRY, "empty_body", "204 without a body is no answer", resends=1)
+    if status == 413:
+        return Verdict(Next.REFUSED, code, f"{message}; the row is more than the endpoint takes, and is never resized")
     if 400 <= status < 500:
         return Verdict(Next.REFUSED, code, message)
     return Verdict(Next.RETRY, code, f"unexpected status {message}", resends=0)
@@ -118,17 +127,22 @@ def _judge_success(
 def _judge_text(headers: Mapping[str, str], text: str, takes_text: bool) -> Verdict:
     content_type = headers.get("content-type", "").split(";")[0].strip().lower()
     page = text.lstrip()[:200].lower()
-    if content_type == "text/html" or page.startswith(("<!doctype", "<html", "<?xml")):
+    if content_type == "text/html" or page.startswith(_PAGE_STARTS):
         return Verdict(Next.RETRY, "not_json", f"a web page instead of an answer: {_short(text)}", resends=2)
-    if (takes_text and not content_type.endswith("json")) or "```" in text:
+    is_cut_json = page.startswith(("{", "[")) and content_type != "text/plain"
+    if (takes_text and not content_type.endswith("json") and not is_cut_json) or "```" in text:
         return Verdict(Next.KEEP)
     return Verdict(Next.RETRY, "not_json", f"neither JSON nor an expected text: {_short(text)}", resends=2)
 
 
 def _judge_object(value: Mapping[str, object], features: Collection[str] | None) -> Verdict:
-    """A 200 can be an error: an object of error keys alone, none of them a feature."""
+    """A 200 can be an error: no name in it is a feature, and it says so.
+
+    Without an ontology any name may be a feature, so then all of them must be names of errors.
+    """
     names = set(value)
-    if not names <= _ERROR_KEYS | {"data", "refusal"} or (features and names & set(features)):
+    may_answer = not names <= _ERROR_KEYS if features is None else "frames" in names or not names.isdisjoint(features)
+    if may_answer:
         return Verdict(Next.KEEP)
     if value.get("refusal"):
         return Verdict(Next.REFUSED, "refusal", _short(_as_text(value["refusal"])))
@@ -137,10 +151,18 @@ def _judge_object(value: Mapping[str, object], features: Collection[str] | None)
         return Verdict(Next.REFUSED, "model_error", _short(_as_text(said)))
     if said and _QUOTA.search(_as_text(said)):
         return Verdict(Next.STOP, "quota", f"the quota is used up: {_short(_as_text(said))}")
-    failed_status = str(value.get("status", "")).lower() in {"failed", "failure", "error"}
-    if failed_status or any(value.get(key) for key in ("error", "errors", "detail")):
-        return Verdict(Next.RETRY, "model_error", _short(_as_text(said)), resends=2)
+    if _says_failed(value) or any(value.get(key) for key in ("error", "errors", "detail")):
+        return Verdict(Next.RETRY, "model_error", _short(_as_text(said or value)), resends=2)
     return Verdict(Next.KEEP)
+
+
+def _says_failed(value: Mapping[str, object]) -> bool:
+    """True where a status in the body is a word of failure, or a number that HTTP has for errors."""
+    for key in ("status", "status_code", "code"):
+        said = value.get(key)
+        if str(said).lower() in {"failed", "failure", "error"} or (type(said) is int and 400 <= said < 600):
+            return True
+    return False
 
 
 def parse_leniently(text: str) -> tuple[bool, object]:

@@ -38,6 +38,12 @@ class Settings:
     """The same for an endpoint that has not answered yet: a model may have to load first."""
     event_loop: str = "asyncio"
     """What calls run on: `asyncio`, or `uvloop` (the extra `fast`), which takes less CPU a call."""
+    endpoint_proxy: str = "none"
+    """`environment`: calls go through the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY name, but for NO_PROXY."""
+    row_host_patience_s: float = 60.0
+    """How long the rows of a host that has answered and is down wait for it, while others go on."""
+    ballast_bytes: int = 64 * 1024 * 1024
+    """Held in reserve beside the ledger, so that a full disk can still take the answers that are under way."""
 
 
 def read_settings(path: Path, found: Findings) -> Settings | None:
@@ -57,6 +63,9 @@ def read_settings(path: Path, found: Findings) -> Settings | None:
         "endpoint_patience_s": number(above=0, most=7 * 86400),
         "preflight_patience_s": number(above=0, most=86400),
         "event_loop": choice(("asyncio", "uvloop")),
+        "endpoint_proxy": choice(("none", "environment")),
+        "row_host_patience_s": number(least=0, most=86400),
+        "ballast_bytes": whole(0, 16 * _GIB),
     }
     settings = Settings(**block.given(readers))
     block.close()

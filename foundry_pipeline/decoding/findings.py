@@ -20,6 +20,7 @@ from foundry_pipeline.decoding.item_columns import ItemColumns, ItemRows, Part, 
 from foundry_pipeline.decoding.places import Place, json_path
 from foundry_pipeline.decoding.prediction_ids import item_ids
 from foundry_pipeline.decoding.rejects import Fault, cut, value_seen
+from foundry_pipeline.errors import check_sums
 from foundry_pipeline.tables import REJECTS, TABLES, TableSpec, build
 
 FLUSH_ITEMS = 32_768
@@ -54,6 +55,11 @@ class Findings:
         self._done: dict[str, list[pa.Table]] = {name: [] for name in (*self._columns, REJECTS.name)}
         self.done_bytes = 0
         """Size of the tables since they were last taken."""
+        self.said = 0
+        """Items of all lists in the replies, and single answers: each ends in a table, or is refused."""
+        self.refused = 0
+        """Of `said`: those that no table takes."""
+        self._taken = 0
         self._begin_block()
 
     def _begin_block(self) -> None:
@@ -88,7 +94,9 @@ class Findings:
     def admit(self, place: Place, items: list[object]) -> list[object]:
         """As many of the items as this part of the reply may still have; the others are rejected together."""
         left = min(self._left_in_frame, self._left_in_reply)
+        self.said += len(items)
         if len(items) > left:
+            self.refused += len(items) - left - 1  # and one with the reject
             limits = f"{self._limits.objects_a_frame} a frame and {self._limits.objects_a_reply} a reply"
             fault = Fault("too_large", f"{len(items)} items, {left} more fit the limits of {limits}")
             self.reject(place.at(left), fault, items[left], left)
@@ -103,7 +111,8 @@ class Findings:
         return ItemRows(self._columns[spec.name], self.rows_of_block, self._row, place)
 
     def reject(self, place: Place, fault: Fault, value: object, index: int | None = None) -> None:
-        """A part of the reply that no table takes. `index` is the item's place in its list."""
+        """A part of the reply that no table takes. `index` is the item's place in its list, None for other parts."""
+        self.refused += index is not None
         if self._rejects_left == 0:
             return
         self._rejects_left -= 1
@@ -141,7 +150,12 @@ class Findings:
         for tables in self._done.values():
             tables.clear()
         self.done_bytes = 0
+        self._taken += sum(table.num_rows for name, table in taken.items() if name != REJECTS.name)
         return taken
+
+    def check_sums(self) -> None:
+        """Once all is taken: raises AccountingError where an item is in no table and was not refused."""
+        check_sums("predictions said", self.said, {"in tables": self._taken, "refused": self.refused})
 
 
 class _Rejects:

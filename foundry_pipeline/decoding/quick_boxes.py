@@ -119,8 +119,8 @@ class QuickBoxes:
             return False
         return True
 
-    def settle(self, rows: RowBlock) -> tuple[Part | None, dict[int, str]]:
-        """The boxes, and the replies that must be read the long way, by the row's number."""
+    def settle(self, rows: RowBlock) -> tuple[Part | None, int, dict[int, str]]:
+        """The boxes, how many they are, and the replies that must be read the long way, by the row's number."""
         boxes, scores = np.frombuffer(self._coordinates).reshape(-1, 4), np.frombuffer(self._scores)
         row_of_item = np.repeat(np.array(self._rows, np.int64), self._counts)
         refused = self._refused(row_of_item, boxes, scores)
@@ -131,7 +131,7 @@ class QuickBoxes:
         part = self._part(rows, boxes, scores) if self._rows else None
         handed_back = {row: self._replies[row] for row in sorted(refused)}
         self._clear()
-        return part, handed_back
+        return part, len(boxes), handed_back
 
     def _drop_runs(self, refused: set[int]) -> None:
         kept = [row not in refused for row in self._rows]

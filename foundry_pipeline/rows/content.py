@@ -205,6 +205,7 @@ class ContentReader:
                 max_bytes=self._settings.max_row_bytes,
                 timeout_s=self._settings.row_timeout_s,
                 retry_waits_s=self._retry_waits_s,
+                host_patience_s=self._settings.row_host_patience_s,
             )
         return self._downloads
 

@@ -1,7 +1,8 @@
 """Content behind http and https URLs of data rows, fetched under the rules of `addresses.py` and under limits.
 
 Requests carry no cookies, no proxies and nothing from the environment; httpx's client, which would also log whole
-URLs, is left out. A host that does not answer is left alone for a while, so that its rows fail fast and others go on.
+URLs, is left out. A host that does not answer is left alone for a while, so that its rows fail fast and others go on;
+until it has been down for a set time, the error says when to ask again.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ MAX_REDIRECTS = 3
 CONNECT_TIMEOUT_S = 10.0
 HOST_FAILURES = 3
 """Failed connections in a row after which a host counts as down."""
-HOST_PAUSE_S = 30.0
-"""How long a host that is down is left alone."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+"""How long a host that is down is left alone: twice as long after each try that failed."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -39,9 +40,10 @@ _STATUS_CODES = {
 class _TransientError(Exception):
     """Worth another try soon."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, wait_s: float | None = None) -> None:
         self.code = code
         self.message = message
+        self.wait_s = wait_s
         super().__init__(message)
 
 
@@ -51,22 +53,36 @@ class _HostState:
     first_at: float = 0.0
     leave_until: float = 0.0
 
+    @property
+    def pause_s(self) -> float:
+        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - HOST_FAILURES, 10))
+
 
 class _Hosts:
     """Which hosts do not answer: a breaker for each."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], patience_s: float) -> None:
         self._clock = clock
+        self._patience_s = patience_s
         self._failing: dict[str, _HostState] = {}
+        self._known: set[str] = set()
+        """Hosts that have answered. Datasets are full of hosts that never will: their rows do not wait."""
 
     def check(self, host: str) -> None:
-        """Raises RowUnavailable (`row_host_down`) while the host is left alone."""
+        """Raises RowUnavailable (`row_host_down`) while the host is left alone. After that, one request may try."""
         state = self._failing.get(host)
-        if state is not None and self._clock() < state.leave_until:
-            seconds = self._clock() - state.first_at
-            raise RowUnavailable("row_host_down", f"host {shown(host)} has not answered for {seconds:.0f} s")
+        if state is None:
+            return
+        now = self._clock()
+        if now < state.leave_until:
+            seconds = now - state.first_at
+            message = f"host {shown(host)} has not answered for {seconds:.0f} s"
+            raise RowUnavailable("row_host_down", message, self.wait_s(host))
+        if state.leave_until:
+            state.leave_until = now + state.pause_s
 
     def answered(self, host: str) -> None:
+        self._known.add(host)
         self._failing.pop(host, None)
 
     def failed(self, host: str) -> None:
@@ -74,7 +90,14 @@ class _Hosts:
         state = self._failing.setdefault(host, _HostState(first_at=now))
         state.failures += 1
         if state.failures >= HOST_FAILURES:
-            state.leave_until = now + HOST_PAUSE_S
+            state.leave_until = now + state.pause_s
+
+    def wait_s(self, host: str) -> float | None:
+        """When to ask again for a row of a host that does not answer any more; None where that is not worth it."""
+        state, now = self._failing.get(host), self._clock()
+        if state is None or host not in self._known or now - state.first_at >= self._patience_s:
+            return None
+        return max(state.leave_until - now, FIRST_PAUSE_S)
 
 
 class Downloads:
@@ -88,13 +111,17 @@ class Downloads:
         timeout_s: float,
         retry_waits_s: Sequence[float] = (0.5, 2.0),
         clock: Callable[[], float] = time.monotonic,
+        host_patience_s: float = 0.0,
     ) -> None:
-        """`timeout_s` covers everything a URL needs: redirects, retries and the waits between them."""
+        """`timeout_s` covers everything a URL needs: redirects, retries and the waits between them.
+
+        `host_patience_s` is how long a host that has answered may be down and its rows still be worth waiting for.
+        """
         self._transport = transport
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._retry_waits_s = tuple(retry_waits_s)
-        self._hosts = _Hosts(clock)
+        self._hosts = _Hosts(clock, host_patience_s)
 
     async def get(self, url: str) -> bytes:
         """The body of a 200 answer, at most 3 redirects away.
@@ -109,7 +136,7 @@ class Downloads:
             message = f"no whole answer within row_timeout_s = {self._timeout_s:g} s"
             raise RowUnavailable("row_timeout", f"{shown_url(url)}: {message}") from None
         except RowUnavailable as err:
-            raise RowUnavailable(err.code, f"{shown_url(url)}: {err.message}") from None
+            raise RowUnavailable(err.code, f"{shown_url(url)}: {err.message}", err.wait_s) from None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -124,7 +151,7 @@ class Downloads:
         try:
             return await self._follow(url)
         except _TransientError as err:
-            raise RowUnavailable(err.code, err.message) from None
+            raise RowUnavailable(err.code, err.message, err.wait_s) from None
 
     async def _follow(self, url: str) -> bytes:
         target = _parsed(url)
@@ -154,7 +181,8 @@ class Downloads:
         except (httpx.ConnectError, httpx.ConnectTimeout) as err:
             self._hosts.failed(url.host)
             reason = shown(str(err), 160) if str(err) else "the connection is not answered"
-            raise _TransientError("row_host_down", f"host {shown(url.host)}: {reason}") from None
+            message = f"host {shown(url.host)}: {reason}"
+            raise _TransientError("row_host_down", message, self._hosts.wait_s(url.host)) from None
         except httpx.TimeoutException:
             raise RowUnavailable("row_timeout", f"no answer within {self._timeout_s:g} s") from None
         except httpx.TransportError as err:

@@ -83,9 +83,9 @@ class PostgresLedgers:
         empty = {key: Pending(*key) for key in holders}
         return [replace(p, holder=holders.get(key)) for key, p in sorted({**empty, **by_key}.items())]
 
-    def repair(self, run: str, slice_key: str) -> Salvage | None:  # noqa: ARG002
+    def repair(self, run: str, slice_key: str) -> Sequence[Salvage]:  # noqa: ARG002
         """See Ledgers: the server's files are the server's."""
-        return None
+        return ()
 
     def close(self) -> None:
         """See Ledgers."""
@@ -111,6 +111,17 @@ class SliceRows:
     def run(self, work: Callable[[sa.Connection], T]) -> T:
         """See Database."""
         return self._server.run(work)
+
+    @property
+    def is_ours(self) -> bool:
+        """See Database."""
+        return self._lease is not None
+
+    def begin_spare(self) -> None:
+        """See Database: what finds no place on the server finds it nowhere."""
+
+    def spare_left(self) -> None:
+        """See Database."""
 
     def pages(self, calls: sa.Select[Any]) -> Iterator[Sequence[Any]]:
         """See Database: each page is a question of its own, so that one whose connection is lost is asked again."""

@@ -65,7 +65,7 @@ class SpentRow:
         """See SharedSpent."""
         paid: Future[bool] = Future()
         self._waiting.put((price, most, paid))
-        self._clerk.tell(self._spend_for_all)
+        self._clerk.tell(self._spend_for_all, paid)
         return await asyncio.wrap_future(paid)
 
     def give_back(self, price: int) -> None:
@@ -92,8 +92,10 @@ class SpentRow:
             self._clerk.run(MAKE, run=self._run, calls=calls, billionths=billionths)
         return _spent(rows[0])
 
-    def _spend_for_all(self) -> None:
-        """Count the calls of all who wait by now, in the order in which they came."""
+    def _spend_for_all(self, asked: Future[bool]) -> None:
+        """Count the calls of all who wait by now, in the order in which they came, unless `asked` has its answer."""
+        if asked.done():
+            return
         waiting = list(self._taken())
         for (price, most), group in groupby(waiting, key=lambda one: one[:2]):
             futures = [paid for _, _, paid in group]
