@@ -16,6 +16,8 @@ from assets.predictions import prediction_assets
 from assets.preview import preview_asset
 from assets.responses import responses_asset
 from assets.sensors import growth_sensor, rescue_sensor
+from foundry_pipeline.config.ledger_source import VARIABLE as LEDGER_VARIABLE
+from foundry_pipeline.config.ledger_source import is_database
 from foundry_pipeline.home import Home, Run
 from resources import (
     ContentsResource,
@@ -79,11 +81,16 @@ def _resources(places: Places) -> dict[str, object]:
         "home": HomeResource(root=str(places.home)),
         "warehouse": WarehouseResource(root=places.warehouse),
         "model_calls": ModelCallsResource(
-            home_root=str(places.home), warehouse_root=places.warehouse, ledger=places.ledger
+            home_root=str(places.home), warehouse_root=places.warehouse, ledger=_ledger_field(places.ledger)
         ),
         "contents": ContentsResource(home_root=str(places.home)),
         "listener": Listener(),
     }
+
+
+def _ledger_field(ledger: str) -> str:
+    """A database's URL may hold a password, and Dagster stores and shows fields: it gets the variable's name."""
+    return dg.EnvVar(LEDGER_VARIABLE) if is_database(ledger) else ledger
 
 
 def _accept_two_backfill_policies() -> None:

@@ -1,4 +1,4 @@
-"""Workers of the command line: one thread of this process, or several processes that share ledger and rate by files."""
+"""Workers of the command line: one thread of this process, or several processes that share ledger and rate."""
 
 import multiprocessing
 import os

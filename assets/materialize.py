@@ -32,6 +32,7 @@ from assets.summary import Summary, load_lines
 from assets.work import Result, Task
 from foundry_pipeline.asks import calls_of_slice
 from foundry_pipeline.config.fields import near
+from foundry_pipeline.config.ledger_source import shown_ledger
 from foundry_pipeline.home import Dataset, Home, Run, load_home
 from foundry_pipeline.invoke import CallOptions
 from foundry_pipeline.preview.gallery import page_name
@@ -215,7 +216,7 @@ def _stopped_in_words(places: Places, so_far: str) -> str:
     counts = f": {so_far}" if so_far else ""
     return (
         f"stopped{counts}. Slices that were done are in {places.warehouse}, every other answer that came is in "
-        f"{places.ledger}: the same command goes on where this one stopped"
+        f"{shown_ledger(places.ledger)}: the same command goes on where this one stopped"
     )
 
 

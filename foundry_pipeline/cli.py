@@ -11,17 +11,21 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from foundry_pipeline.calls.ledgers import ledgers_at
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.doctor import diagnose
 from foundry_pipeline.errors import ConfigError, FoundryError, Problem
 from foundry_pipeline.exports import FORMATS, ExportReport, export_run
 from foundry_pipeline.home import Home, Run, home_root_of, ledger_of, load_home, warehouse_of
 from foundry_pipeline.invoke import Invoker
+from foundry_pipeline.ledger_view import pending_lines
 from foundry_pipeline.quality.drift import forget
+from foundry_pipeline.recovery import Recovered, recover, select
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.rows.datasets import load_dataset
 from foundry_pipeline.sql import WRITERS, Questions
@@ -78,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("query", metavar="QUERY")
     sql.add_argument("--format", choices=list(WRITERS), default="table", help="default: table, for people")
     sql.set_defaults(command=ask_warehouse)
+    ledger = commands.add_parser(
+        "ledger", parents=[home], help="answers that are paid for and not in tables yet, and who works on them"
+    )
+    ledger.add_argument("run", metavar="RUN", nargs="?", help="default: every run, also one that is not there any more")
+    ledger.add_argument("slice", metavar="SLICE", nargs="?")
+    ledger.add_argument("--recover", action="store_true", help="finish what can be finished without a call")
+    ledger.set_defaults(command=show_ledger)
     return parser
 
 
@@ -151,6 +162,29 @@ def ask_warehouse(arguments: argparse.Namespace, environ: Mapping[str, str], out
     with Questions(store) as questions:
         WRITERS[arguments.format](questions.ask(arguments.query), out)
     return 0
+
+
+def show_ledger(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
+    """Print what is pending, or recover it and say what was done; 1 where a person should look."""
+    home = load_home(home_root_of(arguments.home, environ, DEFAULT_HOME), environ)
+    store = Store(warehouse_of(home.root, environ))
+    wanted = arguments.run, arguments.slice
+    with closing(ledgers_at(ledger_of(home.root, environ), environ)) as ledgers:
+        if arguments.recover:
+            return _recover(recover(home.runs, store, ledgers, *wanted), str(ledgers), out)
+        pending = select(ledgers.pending(), *wanted)
+        print(*pending_lines(pending, ledgers, store), sep="\n", file=out)
+        return 1 if any(p.damage for p in pending) else 0
+
+
+def _recover(recovering: Iterator[Recovered], place: str, out: TextIO) -> int:
+    recovered = []
+    for one in recovering:
+        print(f"{one.run} {one.slice_key}: {one.words}", file=out)
+        recovered.append(one)
+    if not recovered:
+        print(f"{place}: nothing to recover", file=out)
+    return 0 if all(one.done for one in recovered) else 1
 
 
 def _export_lines(report: ExportReport) -> Iterator[str]:

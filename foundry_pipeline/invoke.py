@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import queue
 import random
 import ssl
@@ -17,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,23 +24,23 @@ import httpx
 import numpy as np
 
 from foundry_pipeline.asks import Ask, calls_of_slice
-from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.blame import Task
 from foundry_pipeline.calls.breaker import Breaker
-from foundry_pipeline.calls.budget import Budget, Spent, SpentFile
+from foundry_pipeline.calls.budget import Budget, Spent
 from foundry_pipeline.calls.caller import Caller, CallRules
 from foundry_pipeline.calls.client import ModelClient
 from foundry_pipeline.calls.clock import clock_time
-from foundry_pipeline.calls.endpoint_state import StateFile, endpoint_key
-from foundry_pipeline.calls.ledger import Answer, Lease, requests_in
+from foundry_pipeline.calls.lease import Lease
+from foundry_pipeline.calls.ledger import Answer
+from foundry_pipeline.calls.ledgers import Ledgers, ledgers_at
 from foundry_pipeline.calls.plan import NONE
 from foundry_pipeline.calls.proxy import proxy_for, through
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.reports import Progress, SliceReport, Speedometer, not_begun, tallied
-from foundry_pipeline.calls.slice_calls import SliceCalls
+from foundry_pipeline.calls.slice_calls import EXPECTED, SliceCalls
 from foundry_pipeline.calls.slice_work import Asked, CallOptions, SliceWork, commit_slice, pages_of, plan_slice
 from foundry_pipeline.calls.stop import Stop
-from foundry_pipeline.calls.tally import MOST_NAMED, Tally
+from foundry_pipeline.calls.tally import MOST_NAMED
 from foundry_pipeline.config.secrets import auth_headers, scrubber, secret_names
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.decode import tables_needed
@@ -84,15 +84,16 @@ class Invoker:
         transport: TransportFactory | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`ledger` is a folder; `environ` is where the secret is looked up at the moment of sending; `transport` makes
-        one for each worker, in place of our own connections (`connection.py`); `jitter` gives 0 to 1, for back-offs.
-        Raises ConfigError for what this version cannot do, and for a secret that is not there."""
-        _check_supported(run, ledger)
+        """`ledger` is a folder or a database's URL; `environ` is where the secret is looked up at the moment of
+        sending, and the database's password where the URL has none; `transport` makes one for each worker, in place of
+        our own connections (`connection.py`); `jitter` gives 0 to 1, for back-offs. Raises ConfigError for what this
+        version cannot do, and for a secret that is not there."""
+        check_decoder(run.dataset.media_type, run.dataset.file)
         self._run = run
         self._store = store
         self._settings = settings
         self._home_root = home_root
-        self._ledger = Path(ledger)
+        self._ledgers = ledgers_at(ledger, environ, settings.ballast_bytes)
         self._environ = environ
         self._scrub = scrubber(run.model, environ)
         auth_headers(run.model, environ, settings)
@@ -110,34 +111,35 @@ class Invoker:
 
     def __enter__(self) -> Invoker:
         """Raises StorageError where the ledger or the warehouse cannot be written: no call is paid for nothing."""
-        self._store.recover()
-        self._store.check_writable()
-        with contextlib.ExitStack() as opened:
-            self._ballast = Ballast(self._ledger / "ballast", self._settings.ballast_bytes)
-            opened.callback(self._ballast.release)
-            rates = self._ledger / "rates"
-            try:
-                self._state = StateFile(rates / endpoint_key(self._run.model.inference_endpoint))
-            except OSError as err:
-                raise StorageError(f"ledger folder {rates}: {err.strerror or err}") from err
-            opened.callback(self._state.close)
-            self._budget = _budget(self._run, self._store, self._ledger)
-            if self._budget is not None:
-                opened.callback(self._budget.close)
-            self._opened = opened.pop_all()
-        self._loop = _new_event_loop(self._settings.event_loop)
+        try:
+            self._store.recover()
+            self._store.check_writable()
+            self._ledgers.open()
+            self._state = self._ledgers.endpoint(self._run.model.inference_endpoint)
+            self._budget = _budget(self._run, self._store, self._ledgers)
+            self._loop = _new_event_loop(self._settings.event_loop)
+        except BaseException:
+            self._ledgers.close()
+            raise
         name = f"calls of {self._run.name}"
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        try:
+            asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        except BaseException:
+            self._give_back()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._give_back()
+
+    def _give_back(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._opened.close()
+        self._ledgers.close()
 
     def invoke(
         self,
@@ -203,7 +205,7 @@ class Invoker:
         tls = await asyncio.to_thread(ssl.create_default_context) if is_secure or proxy else None
         transport = self._transport
         if transport is None and proxy is not None and tls is not None:
-            transport = functools.partial(through, proxy, tls)
+            transport = partial(through, proxy, tls)
             await transport().aclose()  # a proxy that cannot be one is told before anything is called
         self._caller = Caller(
             _rules(self._run, self._settings),
@@ -256,13 +258,14 @@ class Invoker:
     async def _slice(self, slice_key: str, options: CallOptions, begun: asyncio.Event) -> None:
         began = time.monotonic()
         try:
-            if self._caller.stopped and not self._may_be_done(slice_key, options):
-                raise self._caller.stopped
+            stopped = self._caller.stopped
+            if stopped and not await asyncio.to_thread(self._may_be_done, slice_key, options, stopped):
+                raise stopped
             lease = await self._lease(slice_key, begun)
             try:
-                report = await self._call_and_commit(slice_key, options, begun, began)
+                report = await self._call_and_commit(slice_key, lease, options, begun, began)
             finally:
-                lease.release()
+                await asyncio.to_thread(lease.release)
         except EndpointStopped as err:
             report = not_begun(slice_key, self._rows_of_slice[slice_key], err)
         except (SliceBusy, StorageError, OSError) as err:
@@ -273,11 +276,10 @@ class Invoker:
 
     async def _lease(self, slice_key: str, begun: asyncio.Event) -> Lease:
         """The slice's lease, after waiting for another process that holds it."""
-        path = self._ledger / self._run.name / f"{slice_key}.lock"
         deadline = time.monotonic() + LEASE_PATIENCE_S
         while True:
             try:
-                return Lease(path, self._run.name)
+                return await self._take_lease(slice_key)
             except SliceBusy as busy:
                 if time.monotonic() > deadline or self._caller.stopped:
                     raise
@@ -287,16 +289,26 @@ class Invoker:
             finally:
                 self._busy.pop(slice_key, None)
 
+    async def _take_lease(self, slice_key: str) -> Lease:
+        """The slice's lease; given back where this task is cancelled while a thread takes it."""
+        taking = asyncio.create_task(asyncio.to_thread(self._ledgers.lease, self._run.name, slice_key))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            with contextlib.suppress(SliceBusy, StorageError):
+                (await taking).release()
+            raise
+
     async def _call_and_commit(
-        self, slice_key: str, options: CallOptions, begun: asyncio.Event, began: float
+        self, slice_key: str, lease: Lease, options: CallOptions, begun: asyncio.Event, began: float
     ) -> SliceReport:
-        work = await self._plan(slice_key, options)
+        work = await self._plan(slice_key, lease, options)
         try:
             await self._remember_answer(work)
             calls = await self._call(work, begun)
-            report = await asyncio.to_thread(self._conclude, work, calls, began)
+            report = await asyncio.to_thread(self._conclude, work, lease, calls, began)
         except BaseException:
-            work.close()
+            await asyncio.to_thread(work.close)
             raise
         return report
 
@@ -321,7 +333,7 @@ class Invoker:
     async def _ask(self, slice_key: str, global_keys: frozenset[str], options: CallOptions) -> dict[str, Asked]:
         lease = await self._lease(slice_key, asyncio.Event())
         try:
-            work = await self._plan(slice_key, options, global_keys)
+            work = await self._plan(slice_key, lease, options, global_keys)
             try:
                 await self._remember_answer(work)
                 calls = SliceCalls(work.plan, work.ledger.unknown)
@@ -331,15 +343,17 @@ class Invoker:
                     raise calls.failure
                 return work.answers()
             finally:
-                work.close()
+                await asyncio.to_thread(work.close)
         finally:
-            lease.release()
+            await asyncio.to_thread(lease.release)
 
-    async def _plan(self, slice_key: str, options: CallOptions, only: frozenset[str] | None = None) -> SliceWork:
-        path = self._ledger_path(slice_key)
+    async def _plan(
+        self, slice_key: str, lease: Lease, options: CallOptions, only: frozenset[str] | None = None
+    ) -> SliceWork:
+        open_ledger = partial(self._ledgers.ledger, self._run.name, slice_key, lease)
         turns = await self._turns(slice_key, only) if self._run.generate else {}
         return await asyncio.to_thread(
-            plan_slice, self._run, slice_key, self._store, path, self._requests, options, turns, only, self._ballast
+            plan_slice, self._run, slice_key, self._store, open_ledger, self._requests, options, turns, only
         )
 
     async def _turns(self, slice_key: str, only: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
@@ -392,25 +406,27 @@ class Invoker:
             self._done["failed"] += rows if outcome == "failed" else 0
             self._errors[task.settled.result().error or ""] += rows
 
-    def _conclude(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
+    def _conclude(self, work: SliceWork, lease: Lease, calls: SliceCalls, began: float) -> SliceReport:
         """Commit the slice, or say why not: then the ledger is closed, with every answer in it."""
-        if calls.failure is not None and not isinstance(calls.failure, EndpointStopped | StorageError):
+        if calls.failure is not None and not isinstance(calls.failure, EXPECTED):
             raise calls.failure
         stopped_by = calls.failure or work.ledger.failed
         stop = calls.failure if isinstance(calls.failure, EndpointStopped) else None
         tally = calls.tally(stop.code if stop else "storage", _unsent(work) if stopped_by is not None else ())
         report = self._report(work, calls, began)
-        failure = str(stopped_by) if stopped_by is not None else self._too_many_failed(tally)
+        allowed = self._run.max_failed_share
+        failure = str(stopped_by) if stopped_by is not None else tally.too_many_failed(allowed)
         if failure is not None:
             work.close()
             report = replace(report, failure=f"{failure} ({calls.kept()})", stop=str(stop) if stop else None)
             return tallied(report, tally)
         try:
-            tally, sha256 = commit_slice(work, {"calls": report.calls, "reused": report.reused})
-        except (StorageError, OSError) as err:
+            about = {"calls": report.calls, "reused": report.reused}
+            tally, sha256 = commit_slice(work, about, lease.check)
+            work.close_committed()
+        except (StorageError, SliceBusy, OSError) as err:
             work.close()
             return tallied(replace(report, failure=f"{err} ({calls.kept()})"), tally)
-        work.close_committed()
         return tallied(replace(report, data_version=sha256), tally)
 
     def _report(self, work: SliceWork, calls: SliceCalls, began: float) -> SliceReport:
@@ -418,31 +434,17 @@ class Invoker:
         report = calls.report(work.slice_key, time.monotonic() - began)
         return replace(report, allowed_per_s=self._rate.view().per_s, cost=cost, damaged=work.ledger.damaged)
 
-    def _too_many_failed(self, tally: Tally) -> str | None:
-        rows, failed, allowed = tally.outcomes.total(), tally.outcomes["failed"], self._run.max_failed_share
-        share = failed / rows if rows else 0.0
-        if share <= allowed:
-            return None
-        codes = ", ".join(f"{code}: {count}" for code, count in tally.codes.most_common(5))
-        return (
-            f"{failed} of {rows} rows failed ({share:.1%}, max_failed_share is {allowed:.1%}): {codes}; the slice's "
-            "older tables stay, run again to ask only those rows"
-        )
-
     # For reports
 
-    def _may_be_done(self, slice_key: str, options: CallOptions) -> bool:
+    def _may_be_done(self, slice_key: str, options: CallOptions, stopped: BaseException) -> bool:
         """After a stop: a slice that has its answers is committed all the same, and one that has some is counted."""
-        cancelled = isinstance(self._caller.stopped, EndpointStopped) and self._caller.stopped.code == "cancelled"
+        cancelled = isinstance(stopped, EndpointStopped) and stopped.code == "cancelled"
         if cancelled or options.refresh:
             return False
         committed = self._store.open(RESPONSES, self._run.name, slice_key)
         if committed is not None:
             committed.close()
-        return committed is not None or self._ledger_path(slice_key).exists()
-
-    def _ledger_path(self, slice_key: str) -> Path:
-        return self._ledger / self._run.name / f"{slice_key}.sqlite"
+        return committed is not None or self._ledgers.holds(self._run.name, slice_key)
 
     def _progress(self, speed: Speedometer) -> Progress:
         total = sum(self._rows_of_slice.values())
@@ -466,30 +468,19 @@ class Invoker:
         )
 
 
-def _budget(run: Run, store: Store, ledger: Path) -> Budget | None:
+def _budget(run: Run, store: Store, ledgers: Ledgers) -> Budget | None:
     """The run's count of what is spent; None where its model has no price."""
     price = run.model.cost_per_call
     if price is None:
         return None
 
     def recorded() -> Spent:
-        calls = requests_in(ledger / run.name)
+        calls = ledgers.requests(run.name)
         for _, table in store.read_all(RESPONSES, run.name, ["attempts"]):
             calls += sum(table["attempts"].to_pylist())
         return Spent(calls, calls * price.billionths)
 
-    return Budget(SpentFile(ledger / "spent" / run.name, recorded), price, run.budget, run.file)
-
-
-def _check_supported(run: Run, ledger: str) -> None:
-    problems = []
-    if "://" in ledger:
-        problems.append(
-            Problem("FOUNDRY_LEDGER", "only a local folder is supported for the ledger", ledger.split(":")[0])
-        )
-    if problems:
-        raise ConfigError(problems)
-    check_decoder(run.dataset.media_type, run.dataset.file)
+    return Budget(ledgers.spent(run.name, recorded), price, run.budget, run.file)
 
 
 def _new_event_loop(kind: str) -> asyncio.AbstractEventLoop:

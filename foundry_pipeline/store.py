@@ -146,16 +146,18 @@ class Store:
         slice_key: str,
         tables: Mapping[str, pa.Table | Write],
         about: Mapping[str, object] | None = None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> dict[str, Written]:
         """Write the slice's files, keyed by table name, together; give back what was written.
 
         A value is a table, or a function that fills an open writer piece by piece. `about` goes into the commit
-        record. Raises StorageError where the disk refuses; the older files then stay as they were.
+        record. `before_commit` is called when all is written but not yet in its place, and may raise to leave it so.
+        Raises StorageError where the disk refuses; the older files then stay as they were.
         """
         try:
             if self.local:
-                return self._commit_local(owner, slice_key, tables, about or {})
-            return self._commit_remote(owner, slice_key, tables, about or {})
+                return self._commit_local(owner, slice_key, tables, about or {}, before_commit)
+            return self._commit_remote(owner, slice_key, tables, about or {}, before_commit)
         except OSError as err:
             raise StorageError(
                 f"cannot write slice {slice_key} of {owner} under {self.root}: {err.strerror or err}; "
@@ -212,6 +214,17 @@ class Store:
             self._drop_dead_staging()
         except OSError as err:
             raise StorageError(f"cannot finish earlier commits under {self.root}: {err.strerror or err}") from err
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """(run or dataset, slice) of the commits that `recover` would finish."""
+        if not self.local:
+            return []
+        found = []
+        for intent in sorted(Path(self.root, RECORDS).glob("*.intent")):
+            with contextlib.suppress(FileNotFoundError):
+                body = json.loads(intent.read_text())
+                found.append((body["owner"], body["slice"]))
+        return found
 
     def write_file(self, name: str, content: bytes) -> Written:
         """Write `content` under `name` (relative to the root), whole or not at all."""
@@ -325,7 +338,12 @@ class Store:
         return folder
 
     def _commit_local(
-        self, owner: str, slice_key: str, tables: Mapping[str, pa.Table | Write], about: Mapping[str, object]
+        self,
+        owner: str,
+        slice_key: str,
+        tables: Mapping[str, pa.Table | Write],
+        about: Mapping[str, object],
+        before_commit: Callable[[], None],
     ) -> dict[str, Written]:
         self._finish_earlier(owner, slice_key)
         staging = self._staging_folder()
@@ -336,6 +354,7 @@ class Store:
                 for name, content in tables.items()
             }
             _sync_folder(staging)
+            before_commit()
             self._write_intent(intent, owner, slice_key, staging, written, about)
         except BaseException:
             if not intent.exists():  # past the commit point, recovery finishes what was begun
@@ -423,7 +442,12 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _commit_remote(
-        self, owner: str, slice_key: str, tables: Mapping[str, pa.Table | Write], about: Mapping[str, object]
+        self,
+        owner: str,
+        slice_key: str,
+        tables: Mapping[str, pa.Table | Write],
+        about: Mapping[str, object],
+        before_commit: Callable[[], None],
     ) -> dict[str, Written]:
         """One PUT a file, then the record. Several files of an object store are not one commit; the record names
         their sums, so that a reader who needs all of one moment can tell."""
@@ -433,6 +457,7 @@ class Store:
             with pq.ParquetWriter(sink, TABLES[name].schema, **_writer_options(name)) as writer:
                 rows = _fill(writer, content)
             body = sink.getvalue()
+            before_commit()
             with self._fs.open_output_stream(self.path(TABLES[name], owner, slice_key)) as stream:
                 stream.write(body)
             digest = hashlib.sha256(body).hexdigest()

@@ -21,7 +21,7 @@ class ModelCalls:
 
     home: Home
     store: Store
-    ledger: str
+    ledger: str = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
     transport: TransportFactory | None = None
 
@@ -44,7 +44,10 @@ class ModelCallsResource(dg.ConfigurableResource[ModelCalls]):
     # Places are plain fields and not resources of their own: Dagster 1.13 warns of itself where resources nest.
     home_root: str = Field(description="The home folder; foundry.yaml in it says what may be called and read.")
     warehouse_root: str = Field(description="Where tables go: a folder, or a URL such as s3://bucket/path.")
-    ledger: str = Field(description="Folder that keeps every answer until its slice is committed, and the rates.")
+    ledger: str = Field(
+        description="Keeps every answer until its slice is committed, and the rates: a folder on a local disk, or the "
+        "URL of a PostgreSQL database, which several machines share and which is given as dg.EnvVar."
+    )
 
     def create_resource(self, context: dg.InitResourceContext) -> ModelCalls:  # noqa: ARG002, Dagster's signature
         """Nothing is opened yet: each step opens its run's calls, and closes them."""

@@ -6,7 +6,7 @@ Owns the defaults that belong to the checkout; those that belong to the home fol
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from foundry_pipeline.home import home_root_of, ledger_of, warehouse_of
@@ -17,11 +17,12 @@ DEMO_HOME = CHECKOUT / "demo" / "home"
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`home` and `dagster_home` are absolute folders; `warehouse` is a folder or URL, `ledger` a folder."""
+    """`home` and `dagster_home` are absolute folders; `warehouse` is a folder or URL; `ledger` is a folder, or the URL
+    of a database, which may hold a password: show `shown_ledger` of it."""
 
     home: Path
     warehouse: str
-    ledger: str
+    ledger: str = field(repr=False)
     dagster_home: Path
 
 

@@ -7,11 +7,14 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from foundry_pipeline.calls.ledger import Answer
+from foundry_pipeline.calls.ledgers import Ledgers, ledgers_at
+from foundry_pipeline.calls.pending import Pending
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.home import Dataset, Run
 from foundry_pipeline.invoke import CallOptions, Invoker, Progress, SliceReport, TransportFactory
@@ -48,12 +51,13 @@ class Bench:
     """What carries requests; our own connections where none is given."""
     jitter: float = 0.0
     """Share of every back-off that is waited: a test does not wait, unless waiting is what it is about."""
+    run_name: str = "r"
 
     def __post_init__(self) -> None:
         self.store = Store(self.root / "warehouse")
         self.dataset = Dataset("ds", "ds.yaml", self.root, "text", "rows.ndjson", self.rows_per_slice)
         model = Manifest("m", "m", "m.yaml", self.url, 500.0, ontology=ONTOLOGY, max_attempts=3)
-        self.run = Run("r", "r.yaml", model, self.dataset)
+        self.run = Run(self.run_name, "r.yaml", model, self.dataset)
         if self.loads:
             self.load([f"text {i}" for i in range(self.rows)])
 
@@ -72,11 +76,40 @@ class Bench:
             self.store,
             self.settings,
             home_root=self.root,
-            ledger=str(self.ledger or self.root / "ledger"),
+            ledger=self.ledger_at,
             environ=self.environ,
             transport=self.transport,
             jitter=lambda: self.jitter,
         )
+
+    @property
+    def ledger_at(self) -> str:
+        return str(self.ledger or self.root / "ledger")
+
+    @contextlib.contextmanager
+    def ledgers(self) -> Iterator[Ledgers]:
+        ledgers = ledgers_at(self.ledger_at, {})
+        try:
+            ledgers.open()
+            yield ledgers
+        finally:
+            ledgers.close()
+
+    def pending(self) -> Sequence[Pending]:
+        """What the ledgers hold, and who works on a slice."""
+        with self.ledgers() as ledgers:
+            return ledgers.pending()
+
+    def kept_answers(self, slice_key: str = "00000") -> list[Answer]:
+        """The answers in a slice's ledger."""
+        with self.ledgers() as ledgers:
+            lease = ledgers.lease("r", slice_key)
+            ledger = ledgers.ledger("r", slice_key, lease)
+            try:
+                return list(ledger.answers(ledger.outcomes()).values())
+            finally:
+                ledger.close()
+                lease.release()
 
     def go(self, options: CallOptions | None = None) -> list[SliceReport]:
         with self.invoker() as invoker:

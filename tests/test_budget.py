@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -52,8 +53,10 @@ def read(shared: SpentFile) -> Spent:
     return shared.update(lambda spent: (spent, spent))
 
 
-def test_a_run_stops_before_the_call_that_its_budget_does_not_cover(model: FakeModel, tmp_path: Path) -> None:
-    report = priced(Bench(tmp_path, model.url, rows=20), "0.075").one()
+def test_a_run_stops_before_the_call_that_its_budget_does_not_cover(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
+    report = priced(Bench(tmp_path, model.url, rows=20, ledger=ledger_at), "0.075").one()
     assert len(model.requests) == 7
     assert report.failure is not None
     assert report.failure.startswith("budget: 0.07 of 0.075 USD spent on 7 calls, and the next one costs 0.01 USD;")
@@ -62,8 +65,8 @@ def test_a_run_stops_before_the_call_that_its_budget_does_not_cover(model: FakeM
     assert (report.ok, report.not_sent, report.errors) == (7, 13, {"budget": 13})
 
 
-def test_a_raised_budget_goes_on_with_the_rows_that_are_left(model: FakeModel, tmp_path: Path) -> None:
-    bench = priced(Bench(tmp_path, model.url, rows=20), "0.07")
+def test_a_raised_budget_goes_on_with_the_rows_that_are_left(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
+    bench = priced(Bench(tmp_path, model.url, rows=20, ledger=ledger_at), "0.07")
     bench.one()
     again = priced(bench, "0.20").one()
     assert (again.failure, again.calls, again.reused) == (None, 13, 7)
@@ -150,19 +153,20 @@ def test_a_refresh_costs_again(model: FakeModel, tmp_path: Path) -> None:
     assert len(bench.responses()) == 6, "the answers from before stay"
 
 
-def test_a_connection_that_never_came_about_costs_nothing(tmp_path: Path) -> None:
+def test_a_connection_that_never_came_about_costs_nothing(tmp_path: Path, ledger_at: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    bench = Bench(tmp_path, f"http://127.0.0.1:{port}/", settings=Settings(preflight_patience_s=1.0))
+    settings = Settings(preflight_patience_s=1.0)
+    bench = Bench(tmp_path, f"http://127.0.0.1:{port}/", settings=settings, ledger=ledger_at)
     report = priced(bench, "0.05").one()
     assert str(report.failure).startswith("endpoint_down: ")
     assert report.cost is not None
     assert report.cost.calls == 0
 
 
-def test_a_call_that_was_not_sent_leaves_no_trace_of_one(model: FakeModel, tmp_path: Path) -> None:
+def test_a_call_that_was_not_sent_leaves_no_trace_of_one(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     """Its intent is taken back: the next run repeats nothing, and its attempts count requests that were sent."""
-    bench = priced(Bench(tmp_path, model.url, rows=40), "0.07")
+    bench = priced(Bench(tmp_path, model.url, rows=40, ledger=ledger_at), "0.07")
     bench.model(max_concurrency=16)
     bench.one()
     again = priced(bench, "1").one()
@@ -175,9 +179,9 @@ def test_without_a_price_nothing_is_counted(model: FakeModel, tmp_path: Path) ->
     assert not (tmp_path / "ledger" / "spent").exists()
 
 
-def test_two_runs_at_once_do_not_overspend_together(model: FakeModel, tmp_path: Path) -> None:
+def test_two_runs_at_once_do_not_overspend_together(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     model.answer = lambda _: replace(CAT, delay_s=0.02)
-    bench = priced(Bench(tmp_path, model.url, rows=200, rows_per_slice=20), "0.55")
+    bench = priced(Bench(tmp_path, model.url, rows=200, rows_per_slice=20, ledger=ledger_at), "0.55")
     bench.model(max_concurrency=8)
     threads = [threading.Thread(target=bench.go) for _ in range(3)]
     for thread in threads:
@@ -195,16 +199,19 @@ from pathlib import Path
 sys.path[:0] = [{checkout!r}]
 from foundry_pipeline.config.money import Money
 from tests.invoking import Bench
-bench = Bench(Path({root!r}), {url!r}, rows=200)
+bench = Bench(Path({root!r}), {url!r}, rows=200, ledger={ledger!r})
 bench.model(max_concurrency=8, requests_per_second=200.0, cost_per_call=Money(Decimal("0.01")))
 bench.run = replace(bench.run, budget=Money(Decimal("1.20")))
 print(bench.one().failure)
 """
 
 
-def test_kill_9_loses_no_count_and_the_budget_holds_over_the_lives(model: FakeModel, tmp_path: Path) -> None:
+def test_kill_9_loses_no_count_and_the_budget_holds_over_the_lives(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
     model.answer = lambda _: replace(CAT, delay_s=0.05)
-    child = _CHILD.format(checkout=str(Path(__file__).parents[1]), root=str(tmp_path), url=model.url)
+    checkout = str(Path(__file__).parents[1])
+    child = _CHILD.format(checkout=checkout, root=str(tmp_path), url=model.url, ledger=ledger_at)
     for kill_at in (40, 80):
         process = subprocess.Popen([sys.executable, "-c", child])
         while len(model.requests) < kill_at and process.poll() is None:
@@ -272,23 +279,25 @@ def test_no_order_of_events_spends_more_than_the_budget(
     tmp_path_factory: pytest.TempPathFactory, events: list[str], calls: int
 ) -> None:
     path = tmp_path_factory.mktemp("spent") / "r"
-    budget = Budget(spent_file(path), CENT, Money(CENT.amount * calls), "r.yaml")
+    shared = spent_file(path)
+    budget = Budget(shared, CENT, Money(CENT.amount * calls), "r.yaml")
     sent = 0
     for event in events:
         if event == "open again":
-            budget.close()
-            budget = Budget(spent_file(path), CENT, Money(CENT.amount * calls), "r.yaml")
+            shared.close()
+            shared = spent_file(path)
+            budget = Budget(shared, CENT, Money(CENT.amount * calls), "r.yaml")
         elif event == "give back" and sent:
             budget.give_back()
             sent -= 1
         elif event == "spend":
             try:
-                budget.spend()
+                asyncio.run(budget.spend())
                 sent += 1
             except EndpointStopped:
                 assert sent == calls
         assert budget.cost().calls == sent <= calls
-    budget.close()
+    shared.close()
 
 
 def test_threads_and_files_of_one_count_lose_none_of_it(tmp_path: Path) -> None:
@@ -348,7 +357,7 @@ def test_an_amount_that_no_machine_word_holds_is_counted(tmp_path: Path) -> None
     shared = spent_file(tmp_path / "r")
     budget = Budget(shared, Money(Decimal(10_000)), None, "r.yaml")
     shared.update(lambda _: (Spent(10**15, 10**28), None))
-    budget.spend()
+    asyncio.run(budget.spend())
     assert str(budget.cost()) == "10,000,000,000,000,010,000 spent"
 
 

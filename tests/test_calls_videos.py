@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from assets.audit import audit_answers
+
 from foundry_pipeline.asks import calls_of_slice
 from foundry_pipeline.config.settings import Settings
 from foundry_pipeline.exports.labelbox import lines_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import subprocess
@@ -9,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from foundry_pipeline.calls.endpoint_state import StateFile
+from foundry_pipeline.calls.ledger import Ledger
 from foundry_pipeline.calls.rate import Rate
 from foundry_pipeline.calls.slice_work import CallOptions, commit_slice, plan_slice
 from foundry_pipeline.decode import VERSION
@@ -127,7 +130,7 @@ def test_F119_a_damaged_rate_file_is_said_once(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         assert rate.view().held_s == 0
         assert rate.view().held_s == 0
-        rate.book()
+        asyncio.run(rate.book())
     assert [record.getMessage() for record in caplog.records] == [f"{path}: damaged; the rate's state starts anew"]
     state.close()
 
@@ -138,7 +141,7 @@ def test_F119_a_new_rate_file_and_one_from_before_a_reboot_are_no_damage(
     for boot in ("before", "after"):
         state = StateFile(tmp_path / "rate", lambda: 50.0, boot)
         with caplog.at_level(logging.WARNING):
-            Rate(state, 10.0).book()
+            asyncio.run(Rate(state, 10.0).book())
         state.close()
     assert caplog.records == []
 
@@ -251,11 +254,11 @@ def test_F130_rows_that_would_be_missing_stop_the_commit_and_nothing_is_lost(mod
     bench.run = replace(bench.run, inference_params={"confidence": 0.9})
     with bench.invoker() as invoker:
         invoker.ask("00000", [f"k{at}" for at in range(4)])
-    ledger = tmp_path / "ledger/r/00000.sqlite"
-    work = plan_slice(bench.run, "00000", bench.store, ledger, FoundryRequests(bench.run), CallOptions())
+    open_ledger = partial(Ledger, tmp_path / "ledger/r/00000.sqlite")
+    work = plan_slice(bench.run, "00000", bench.store, open_ledger, FoundryRequests(bench.run), CallOptions())
     work.rows_in += 1  # as if a bug of ours had lost a row on the way
     with pytest.raises(AccountingError, match="accounting: 5 data rows are not 4 ok"):
-        commit_slice(work, {})
+        commit_slice(work, {}, lambda: None)
     work.ledger.close()
     assert Path(bench.store.path(RESPONSES, "r", "00000")).read_bytes() == before
     assert bench.one().calls == 0

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from foundry_pipeline.calls.ledger import Answer, Lease, Ledger
+from foundry_pipeline.calls.lease import FileLease
+from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.errors import SliceBusy
 from foundry_pipeline.predictions import decode_slice
 from foundry_pipeline.tables import RESPONSES, SUPERSEDED
@@ -199,8 +200,8 @@ def test_F100_a_frozen_process_resumes_without_a_burst_and_nobody_takes_its_slic
         wait_until(lambda: len(model.requests) >= 30)
         os.kill(pid, signal.SIGSTOP)
         seen = len(model.requests)
-        with pytest.raises(SliceBusy, match=rf"works on 00000 of r.*{pid}"):
-            Lease(tmp_path / "ledger/r/00000.lock", "r")
+        with pytest.raises(SliceBusy, match=rf"run r \(pid {pid}, .*works on slice 00000"):
+            FileLease(tmp_path / "ledger/r/00000.lock", "r")
         time.sleep(2.5)
         assert len(model.requests) <= seen + 12, "what was on the way may still arrive"
         os.kill(pid, signal.SIGCONT)

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,12 +157,11 @@ def test_F109_after_an_io_error_answers_go_to_a_new_file_and_nothing_more_is_sen
 
 
 def test_F109_where_there_is_no_place_at_all_those_who_wait_hear_of_it(tmp_path: Path) -> None:
-    """Folders stand where the database and its spare would be."""
+    """The database has lost its tables, and a folder stands where its spare would be."""
     path = tmp_path / "s.sqlite"
     ledger = Ledger(path)
-    for file in tmp_path.iterdir():
-        file.unlink()
-    path.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE calls")
     (tmp_path / "s.spare.sqlite").mkdir()
     with pytest.raises(StorageError, match=r"s\.sqlite.*nothing more is sent"):
         asyncio.run(ledger.write(Answer("a", "ok", reply=b"{}")))

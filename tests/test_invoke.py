@@ -56,14 +56,14 @@ def poison(text: str, bad: Reply, good: Reply = CAT) -> Answer:
 
 
 def test_every_row_is_asked_once_and_its_reply_kept_as_it_came(
-    model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench]
+    model: FakeModel, tmp_path: Path, calls_on: Callable[[Bench], Bench], ledger_at: str
 ) -> None:
-    bench = calls_on(Bench(tmp_path, model.url))
+    bench = calls_on(Bench(tmp_path, model.url, ledger=ledger_at))
     report = bench.one()
     assert (report.rows, report.ok, report.calls, report.failure) == (6, 6, 6, None)
     assert sorted(request.text for request in model.requests) == [f"text {i}" for i in range(6)]
     assert {r["reply"] for r in bench.responses().values()} == {'{"label": "cat"}'}
-    assert list((tmp_path / "ledger" / "r").iterdir()) == [], "the slice's ledger goes once its Parquet is durable"
+    assert bench.pending() == [], "the slice's ledger goes once its Parquet is durable"
 
 
 def test_the_request_is_the_documents_body(model: FakeModel, tmp_path: Path) -> None:
@@ -82,8 +82,10 @@ def test_the_request_is_the_documents_body(model: FakeModel, tmp_path: Path) -> 
     assert request.key == bench.responses()["k0"]["call_id"]
 
 
-def test_a_second_run_makes_no_call_and_leaves_the_file_as_it_was(model: FakeModel, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, model.url)
+def test_a_second_run_makes_no_call_and_leaves_the_file_as_it_was(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
+    bench = Bench(tmp_path, model.url, ledger=ledger_at)
     first = bench.one()
     again = bench.one()
     assert (again.calls, again.reused, again.ok, again.data_version) == (0, 6, 6, first.data_version)
@@ -123,8 +125,10 @@ def test_rows_with_the_same_content_share_one_call(model: FakeModel, tmp_path: P
     assert [r["outcome"] for r in bench.responses().values()] == ["ok"] * 3
 
 
-def test_a_refresh_that_fails_leaves_the_answer_that_was_paid_for(model: FakeModel, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, model.url, rows=30)
+def test_a_refresh_that_fails_leaves_the_answer_that_was_paid_for(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
+    bench = Bench(tmp_path, model.url, rows=30, ledger=ledger_at)
     bench.one()
     model.answer = poison("text 3", Reply(status=500), Reply({"label": "dog"}))
     report = bench.one(CallOptions(refresh=True))
@@ -150,9 +154,11 @@ def test_an_empty_reply_is_an_answer(model: FakeModel, tmp_path: Path, body: obj
     assert (report.ok, report.failed, report.calls) == (6, 0, 6)
 
 
-def test_F037_a_poison_row_is_given_up_and_costs_its_neighbours_nothing(model: FakeModel, tmp_path: Path) -> None:
+def test_F037_a_poison_row_is_given_up_and_costs_its_neighbours_nothing(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
     model.answer = poison("text 3", Reply({"error": "boom"}, status=500))
-    bench = Bench(tmp_path, model.url, rows=30)
+    bench = Bench(tmp_path, model.url, rows=30, ledger=ledger_at)
     report = bench.one()
     assert (report.ok, report.failed, report.failure) == (29, 1, None)
     bad = bench.responses()["k3"]
@@ -170,8 +176,10 @@ def test_failed_rows_of_a_committed_slice_are_asked_again(model: FakeModel, tmp_
     assert (report.calls, report.ok, report.failed) == (1, 30, 0)
 
 
-def test_too_many_failures_fail_the_slice_and_leave_its_older_tables(model: FakeModel, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, model.url, rows=10)
+def test_too_many_failures_fail_the_slice_and_leave_its_older_tables(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
+    bench = Bench(tmp_path, model.url, rows=10, ledger=ledger_at)
     before = bench.one().data_version
     bench.run = replace(bench.run, inference_params={"confidence": 0.9})
     model.answer = lambda r: Reply(status=500) if r.text in ("text 1", "text 2") else CAT
@@ -207,9 +215,9 @@ def test_a_damaged_slice_fails_alone_and_is_asked_again_on_request(model: FakeMo
     assert [report.calls for report in bench.go(CallOptions(refresh=True))] == [10, 10, 10]
 
 
-def test_a_slice_that_fails_fails_alone(model: FakeModel, tmp_path: Path) -> None:
+def test_a_slice_that_fails_fails_alone(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     model.answer = lambda r: Reply(status=500) if r.text in ("text 0", "text 1") else CAT
-    reports = Bench(tmp_path, model.url, rows=30, rows_per_slice=10).go()
+    reports = Bench(tmp_path, model.url, rows=30, rows_per_slice=10, ledger=ledger_at).go()
     assert [report.failure is None for report in reports] == [False, True, True]
 
 
@@ -223,9 +231,9 @@ def test_F025_a_refused_row_is_a_verdict_that_is_not_asked_again(model: FakeMode
     assert bench.one(CallOptions(retry="rejected")).calls == 1
 
 
-def test_F027_after_a_stop_the_next_run_goes_on_where_it_was(model: FakeModel, tmp_path: Path) -> None:
+def test_F027_after_a_stop_the_next_run_goes_on_where_it_was(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     model.answer = lambda _: CAT if len(model.requests) <= 20 else Reply(status=401)
-    bench = Bench(tmp_path, model.url, rows=60)
+    bench = Bench(tmp_path, model.url, rows=60, ledger=ledger_at)
     bench.model(max_concurrency=2)
     assert bench.one().failure is not None
     model.answer = lambda _: CAT
@@ -234,21 +242,21 @@ def test_F027_after_a_stop_the_next_run_goes_on_where_it_was(model: FakeModel, t
     assert report.calls == 40
 
 
-def test_F033_a_limit_charges_no_row_however_often_it_is_hit(model: FakeModel, tmp_path: Path) -> None:
+def test_F033_a_limit_charges_no_row_however_often_it_is_hit(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     def answer(_: Request) -> Reply:
         busy = len(model.requests) % 40 < 20
         return Reply(status=429, headers={"Retry-After": "0"}) if busy else CAT
 
     model.answer = answer
-    bench = Bench(tmp_path, model.url, rows=60)
+    bench = Bench(tmp_path, model.url, rows=60, ledger=ledger_at)
     bench.model(max_concurrency=16, max_attempts=1)
     report = bench.one()
     assert (report.ok, report.failed) == (60, 0)
 
 
-def test_stopping_does_not_wait_for_a_hold(model: FakeModel, tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_a_hold(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     model.answer = lambda _: Reply(status=429, headers={"Retry-After": "3000"})
-    bench = Bench(tmp_path, model.url)
+    bench = Bench(tmp_path, model.url, ledger=ledger_at)
     with bench.invoker() as invoker:
         threading.Timer(0.5, invoker.stop).start()
         (report,) = invoker.invoke(["00000"])
@@ -257,10 +265,10 @@ def test_stopping_does_not_wait_for_a_hold(model: FakeModel, tmp_path: Path) -> 
 
 
 def test_F099_leaving_with_a_call_that_does_not_end_takes_ten_seconds_and_frees_the_lease(
-    model: FakeModel, tmp_path: Path
+    model: FakeModel, tmp_path: Path, ledger_at: str
 ) -> None:
     model.answer = lambda _: replace(CAT, delay_s=60)
-    bench = Bench(tmp_path, model.url, rows=2)
+    bench = Bench(tmp_path, model.url, rows=2, ledger=ledger_at)
     with bench.invoker() as invoker:
         reports = invoker.invoke(["00000"])
 
@@ -271,8 +279,8 @@ def test_F099_leaving_with_a_call_that_does_not_end_takes_ten_seconds_and_frees_
         threading.Thread(target=consume, daemon=True).start()
         while not model.requests:
             time.sleep(0.01)
-        assert list((tmp_path / "ledger" / "r").glob("*.lock"))
-    assert not list((tmp_path / "ledger" / "r").glob("*.lock"))
+        assert [pending.holder is None for pending in bench.pending()] == [False]
+    assert [pending.holder is None for pending in bench.pending()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +334,7 @@ def test_a_dripping_answer_ends_at_the_deadline(
     assert bench.responses()["k7"]["error"] == "timeout"
 
 
-def test_F039_an_outage_charges_no_row(model: FakeModel, tmp_path: Path) -> None:
+def test_F039_an_outage_charges_no_row(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     """Every request fails for a while; with attempts counted per row, all rows in flight would be given up."""
 
     down_from: list[float] = []
@@ -337,7 +345,7 @@ def test_F039_an_outage_charges_no_row(model: FakeModel, tmp_path: Path) -> None
         return Reply(status=500) if down_from and request.at < down_from[0] + 1.5 else CAT
 
     model.answer = answer
-    bench = Bench(tmp_path, model.url, rows=60)
+    bench = Bench(tmp_path, model.url, rows=60, ledger=ledger_at)
     bench.model(max_concurrency=8, max_attempts=2)
     report = bench.one()
     assert (report.ok, report.failed) == (60, 0)
@@ -368,7 +376,9 @@ def test_the_secret_is_sent_and_is_nowhere_else(
     assert "s3cr3t" not in json.dumps(list(bench.responses().values()), default=str)
 
 
-def test_a_secret_that_is_echoed_is_in_no_message_and_in_no_ledger_that_stays(model: FakeModel, tmp_path: Path) -> None:
+def test_a_secret_that_is_echoed_is_in_no_message_and_in_no_ledger_that_stays(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
     def echo(request: Request) -> Reply:
         said = request.headers["authorization"].replace("/", "\\/")
         raw = f'{{"error": "bad {said}"}}'.encode()
@@ -377,15 +387,18 @@ def test_a_secret_that_is_echoed_is_in_no_message_and_in_no_ledger_that_stays(mo
         )
 
     model.answer = echo
-    bench = Bench(tmp_path, model.url, rows=30, environ={"MODEL_KEY": "s3cr3t/canary/value"})
+    bench = Bench(tmp_path, model.url, rows=30, environ={"MODEL_KEY": "s3cr3t/canary/value"}, ledger=ledger_at)
     bench.model(secret=SecretRef("MODEL_KEY"), max_concurrency=1)
     report = bench.one()
     assert "auth: " in str(report.failure)
     assert "s3cr3t" not in str(report)
-    kept = [file for file in (tmp_path / "ledger").rglob("*") if file.is_file()]
-    assert any(file.suffix == ".sqlite" for file in kept), "a stopped slice keeps its ledger"
-    for file in kept:
+    (pending,) = bench.pending()
+    assert pending.outcomes, "a stopped slice keeps its ledger"
+    for file in (file for file in (tmp_path / "ledger").rglob("*") if file.is_file()):
         assert b"s3cr3t" not in file.read_bytes(), file
+    kept = [answer.reply for answer in bench.kept_answers()]
+    assert len(kept) == 6
+    assert all(b"s3cr3t" not in (reply or b"") for reply in kept)
 
 
 def test_auth_can_be_a_header_of_its_own(model: FakeModel, tmp_path: Path) -> None:
@@ -411,11 +424,11 @@ def test_max_concurrency_requests_are_in_flight_at_once(model: FakeModel, tmp_pa
     assert model.most_in_flight == 4
 
 
-def test_the_rate_holds_over_two_runs_at_once(model: FakeModel, tmp_path: Path) -> None:
+def test_the_rate_holds_over_two_runs_at_once(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     benches = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        bench = Bench(tmp_path / name, model.url, rows=40, ledger=tmp_path / "ledger")
+        bench = Bench(tmp_path / name, model.url, rows=40, ledger=ledger_at)
         bench.model(requests_per_second=30.0)
         bench.run = replace(bench.run, name=name)
         benches.append(bench)
@@ -429,9 +442,9 @@ def test_the_rate_holds_over_two_runs_at_once(model: FakeModel, tmp_path: Path) 
     assert most <= 40, "each run alone may send 30 a second; a busy machine bunches arrivals, two rates would be 60"
 
 
-def test_F116_two_runs_of_one_slice_at_once_pay_once(model: FakeModel, tmp_path: Path) -> None:
+def test_F116_two_runs_of_one_slice_at_once_pay_once(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     model.answer = lambda _: replace(CAT, delay_s=0.05)
-    bench = Bench(tmp_path, model.url, rows=30)
+    bench = Bench(tmp_path, model.url, rows=30, ledger=ledger_at)
     reports = []
     threads = [threading.Thread(target=lambda: reports.append(bench.one())) for _ in range(2)]
     for thread in threads:
@@ -442,9 +455,9 @@ def test_F116_two_runs_of_one_slice_at_once_pay_once(model: FakeModel, tmp_path:
     assert len(model.requests) == 30
 
 
-def test_leaving_early_brings_home_what_is_in_flight(model: FakeModel, tmp_path: Path) -> None:
+def test_leaving_early_brings_home_what_is_in_flight(model: FakeModel, tmp_path: Path, ledger_at: str) -> None:
     model.answer = lambda _: replace(CAT, delay_s=0.2)
-    bench = Bench(tmp_path, model.url, rows=40)
+    bench = Bench(tmp_path, model.url, rows=40, ledger=ledger_at)
     bench.model(max_concurrency=4)
     with bench.invoker() as invoker:
         reports = invoker.invoke(["00000"])
@@ -463,17 +476,21 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}, {checkout!r}]
 from tests.invoking import Bench
 bench = Bench.__new__(Bench)
-Bench.__init__(bench, Path({root!r}), {url!r}, rows=200)
+Bench.__init__(bench, Path({root!r}), {url!r}, rows=200, ledger={ledger!r})
 bench.model(max_concurrency=8, requests_per_second=200.0)
 print(bench.one().failure)
 """
 
 
-def test_F096_kill_9_in_the_middle_repeats_at_most_what_was_in_flight(model: FakeModel, tmp_path: Path) -> None:
+def test_F096_kill_9_in_the_middle_repeats_at_most_what_was_in_flight(
+    model: FakeModel, tmp_path: Path, ledger_at: str
+) -> None:
     """Three kills over a slice of 200 rows; the server's own log is the judge."""
     model.answer = lambda r: Reply({"summary": r.text}, delay_s=0.05)
     here = Path(__file__).parent
-    child = _CHILD.format(tests=str(here), checkout=str(here.parent), root=str(tmp_path), url=model.url)
+    child = _CHILD.format(
+        tests=str(here), checkout=str(here.parent), root=str(tmp_path), url=model.url, ledger=ledger_at
+    )
     for kill_at in (40, 90, 140):
         process = subprocess.Popen([sys.executable, "-c", child])
         while len(model.requests) < kill_at and process.poll() is None:
@@ -481,7 +498,7 @@ def test_F096_kill_9_in_the_middle_repeats_at_most_what_was_in_flight(model: Fak
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         time.sleep(0.1)
-    bench = Bench(tmp_path, model.url, rows=200)
+    bench = Bench(tmp_path, model.url, rows=200, ledger=ledger_at)
     report = bench.one()
     assert report.failure is None
     answered = bench.responses()

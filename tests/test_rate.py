@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from foundry_pipeline.calls.endpoint_state import EndpointState, LocalState, StateFile, endpoint_key
-from foundry_pipeline.calls.rate import CATCH_UP_S, MOST_BOOKED, WIDER, Rate
+from foundry_pipeline.calls.endpoint_state import MOST_BOOKED, EndpointState, LocalState, StateFile, endpoint_key
+from foundry_pipeline.calls.rate import CATCH_UP_S, WIDER, Rate
 from tests.fake_model import windows
 
 
@@ -69,14 +69,18 @@ def test_late_wake_ups_put_no_more_into_a_window_than_one_or_two_percent(
     shared = LocalState(clock)
     rates = [Rate(shared, per_s, sleep=clock.sleep) for _ in range(processes)]
     times: list[float] = []
-    waiting = [(rate.book(), rate) for rate in rates]
-    for wake_up in range(int(3 * max(per_s, 3))):
-        slot, rate = waiting.pop(0)
-        clock.now = max(clock.now, slot + late_s.get(wake_up, 0.0))
-        if rate.is_good(slot):
-            times.append(clock.now)
-        waiting.append((rate.book(), rate))
-        waiting.sort(key=lambda pair: pair[0])
+
+    async def go() -> None:
+        waiting = [(await rate.book(), rate) for rate in rates]
+        for wake_up in range(int(3 * max(per_s, 3))):
+            slot, rate = waiting.pop(0)
+            clock.now = max(clock.now, slot + late_s.get(wake_up, 0.0))
+            if rate.is_good(slot):
+                times.append(clock.now)
+            waiting.append((await rate.book(), rate))
+            waiting.sort(key=lambda pair: pair[0])
+
+    asyncio.run(go())
     width_s = max(1.0, 1 / per_s)
     assert windows(times, width_s) <= max(per_s * width_s + 1, per_s * width_s * 1.02)
 
@@ -168,9 +172,9 @@ def test_a_clock_that_jumps_back_neither_stalls_nor_floods(tmp_path: Path) -> No
 
 def test_two_processes_of_one_boot_share_a_state_and_an_open_one_sees_what_the_other_writes(tmp_path: Path) -> None:
     one, two = (StateFile(tmp_path / "rate", lambda: 50.0, "boot") for _ in range(2))
-    one.update(lambda state, _: (state._replace(failures_in_row=3), None))
+    one.tell(lambda state, _: (state._replace(failures_in_row=3), None))
     assert two.peek().failures_in_row == 3
-    two.update(lambda state, _: (state._replace(failures_in_row=4), None))
+    two.tell(lambda state, _: (state._replace(failures_in_row=4), None))
     assert one.peek().failures_in_row == 4
 
 
@@ -181,7 +185,7 @@ def test_F119_a_damaged_state_file_starts_anew(content: bytes) -> None:
         path = Path(folder, "rate")
         path.write_bytes(content)
         state = StateFile(path, lambda: 50.0, "boot")
-        assert state.update(lambda s, _: (s, s)) == state.peek() == EndpointState()
+        assert state.peek() == EndpointState()
         state.close()
 
 

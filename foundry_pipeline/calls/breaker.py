@@ -45,14 +45,13 @@ class Breaker:
 
     def succeeded(self) -> None:
         """An ordinary request or the canary was answered: the endpoint is fine."""
-        seen = self._shared.peek()
-        if seen.failures_in_row == 0 and seen.open_since == 0:
-            return
 
         def close(state: EndpointState, _now: float) -> tuple[EndpointState, None]:
+            if state.failures_in_row == 0 and state.open_since == 0:
+                return state, None
             return state._replace(failures_in_row=0, open_since=0, next_probe=0, probes=0), None
 
-        self._shared.update(close)
+        self._shared.tell(close)
 
     def failed(self) -> None:
         """A request failed in a way that may be the endpoint's fault."""
@@ -63,7 +62,7 @@ class Breaker:
                 return state._replace(failures_in_row=failures), None
             return state._replace(failures_in_row=failures, open_since=now, next_probe=now, probes=0), None
 
-        self._shared.update(count)
+        self._shared.tell(count)
 
     def open_now(self) -> None:
         """A canary failed although the breaker was closed: hold everybody back."""
@@ -73,7 +72,7 @@ class Breaker:
                 return state, None
             return state._replace(open_since=now, next_probe=now + 1.0, probes=0), None
 
-        self._shared.update(trip)
+        self._shared.tell(trip)
 
     def probe_failed(self) -> None:
         """The canary failed too: wait longer before the next."""
@@ -83,23 +82,25 @@ class Breaker:
             wait_s = 1.0 + self._jitter() * (most - 1.0)
             return state._replace(next_probe=now + wait_s, probes=state.probes + 1), None
 
-        self._shared.update(back_off)
+        self._shared.tell(back_off)
 
     def probe_abandoned(self) -> None:
         """This process stops before its probe has brought anything: it is another's turn."""
-        self._shared.update(lambda state, now: (state._replace(next_probe=now), None))
+        self._shared.tell(lambda state, now: (state._replace(next_probe=now), None))
 
     def open_for_s(self) -> float | None:
         """Seconds since it opened; None while it is closed. For people: `gate` is what requests ask."""
-        return self._shared.update(lambda state, now: (state, now - state.open_since if state.open_since else None))
+        opened = self._shared.peek().open_since
+        return self._shared.now() - opened if opened else None
 
-    def gate(self) -> Gate:
+    async def gate(self) -> Gate:
         """Ask before every request. Gives the probe to one process, which must report back.
 
         A process that has just started may probe at once: its person wants to know now, and the last prober may have
         been killed.
         """
         is_new, self._is_new = self._is_new, False
+        await self._shared.look()
         if not self._shared.peek().open_since:
             return _OPEN_GATE
 
@@ -110,4 +111,4 @@ class Breaker:
                 return state, Gate(wait_s=state.next_probe - now)
             return state._replace(next_probe=now + PROBE_MOST_S), Gate(is_probe=True)
 
-        return self._shared.update(ask)
+        return await self._shared.update(ask)

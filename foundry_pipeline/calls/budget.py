@@ -1,8 +1,8 @@
 """What a run has cost and may cost: each request is counted before it is sent, over all processes, for the run's life.
 
-One count per run. On one machine it is a small file under `flock`, in the ledger folder. It is no disposable state like
-a rate: where the file is missing, damaged, or from before a reboot, whose last writes may be lost, the count goes on
-with what tables and ledgers record.
+One count per run. On one machine it is a small file under `flock`, in the ledger folder; for several machines it is a
+row in PostgreSQL (`postgres/spent_row.py`). It is no disposable state like a rate: where the file is missing, damaged,
+or from before a reboot, whose last writes may be lost, the count goes on with what tables and ledgers record.
 """
 
 from __future__ import annotations
@@ -30,12 +30,25 @@ class Spent(NamedTuple):
     calls: int = 0
     billionths: int = 0
 
+    def without_one(self, price: int) -> Spent:
+        """The count before a call at `price` billionths."""
+        return Spent(max(0, self.calls - 1), max(0, self.billionths - price))
+
 
 class SharedSpent(Protocol):
-    """Where the count of one run lives. `update` is atomic over all processes."""
+    """Where the count of one run lives. Changes are atomic over all processes. Amounts are billionths of the unit."""
 
-    def update(self, change: Callable[[Spent], tuple[Spent, R]]) -> R:
-        """Call `change(spent)` under the lock, keep the count it gives back, hand on its result."""
+    async def spend(self, price: int, most: int | None) -> bool:
+        """Count a call, durably. False, and nothing is counted, where more than `most` would then be spent.
+
+        Raises StorageError where the count cannot be kept.
+        """
+
+    def give_back(self, price: int) -> None:
+        """Take a call off the count again, now or in a moment."""
+
+    def peek(self) -> Spent:
+        """The count as this process last saw it. It never waits for a network."""
 
     def close(self) -> None:
         """Give it back. The count stays."""
@@ -66,31 +79,20 @@ class Budget:
         self._currency = price.currency or (most.currency if most is not None else "")
         self._run_file = run_file
 
-    def spend(self) -> None:
+    async def spend(self) -> None:
         """Count a call that is about to be sent. Raises EndpointStopped, and counts nothing, where it is too much."""
-        price, most = self._price.billionths, None if self._most is None else self._most.billionths
-
-        def add(spent: Spent) -> tuple[Spent, bool]:
-            if most is not None and spent.billionths + price > most:
-                return spent, False
-            return Spent(spent.calls + 1, spent.billionths + price), True
-
-        if not self._shared.update(add):
+        most = None if self._most is None else self._most.billionths
+        if not await self._shared.spend(self._price.billionths, most):
             raise EndpointStopped("budget", self._too_much())
 
     def give_back(self) -> None:
-        """The call that was counted last did not reach the endpoint."""
-        price = self._price.billionths
-        self._shared.update(lambda spent: (Spent(max(0, spent.calls - 1), max(0, spent.billionths - price)), None))
+        """A call that was counted did not reach the endpoint."""
+        self._shared.give_back(self._price.billionths)
 
     def cost(self) -> Cost:
         """So far, whoever sent it."""
-        spent = self._shared.update(lambda spent: (spent, spent))
+        spent = self._shared.peek()
         return Cost(spent.calls, Money.of_billionths(spent.billionths, self._currency), self._most)
-
-    def close(self) -> None:
-        """Nothing more is counted."""
-        self._shared.close()
 
     def _too_much(self) -> str:
         cost = self.cost()
@@ -125,8 +127,29 @@ class SpentFile:
         """See SharedSpent."""
         os.close(self._descriptor)
 
+    async def spend(self, price: int, most: int | None) -> bool:
+        """See SharedSpent."""
+
+        def add(spent: Spent) -> tuple[Spent, bool]:
+            if most is not None and spent.billionths + price > most:
+                return spent, False
+            return Spent(spent.calls + 1, spent.billionths + price), True
+
+        return self.update(add)
+
+    def give_back(self, price: int) -> None:
+        """See SharedSpent."""
+        self.update(lambda spent: (spent.without_one(price), None))
+
+    def peek(self) -> Spent:
+        """See SharedSpent: as it is."""
+        return self.update(lambda spent: (spent, spent))
+
     def update(self, change: Callable[[Spent], tuple[Spent, R]]) -> R:
-        """See SharedSpent. Raises StorageError where the count cannot be kept."""
+        """Call `change(spent)` under the lock, keep the count it gives back, hand on its result.
+
+        Raises StorageError where the count cannot be kept.
+        """
         with self._lock:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)

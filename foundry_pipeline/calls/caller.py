@@ -276,11 +276,11 @@ class Caller:
 
     async def _call(self, client: ModelClient, task: Task, body: bytes) -> bool:
         """Send the task once and deal with what comes. True where the endpoint answered."""
-        await self._declare_intent(client, task)
+        slot = await self._declare_intent(client, task)
         sent_us = time.time_ns() // 1000
         task.sends += 1
         try:
-            result = await self._post(client, task.call_id, body)
+            result = await self._post(client, task.call_id, body, slot)
         except EndpointStopped:  # before it was sent
             task.sends -= 1
             await task.ledger.write(Withdrawal(task.call_id))
@@ -302,37 +302,51 @@ class Caller:
         await self._follow(client, task, verdict, result, sent_us)
         return verdict.next is Next.REFUSED
 
-    async def _declare_intent(self, client: ModelClient, task: Task) -> None:
-        """Return at the call's send time with its intent durable.
+    async def _declare_intent(self, client: ModelClient, task: Task) -> float:
+        """Return at the call's send time, which it gives, with its intent durable.
 
         At a fast rate commit and connecting would make slots late, so they come first; at a slow one the wait would
-        leave intents of calls that are not in flight.
+        leave intents of calls that are not in flight. There a commit that took long has cost the slot.
         """
         intent = Intent(task.call_id, task.ask.row.global_key, time.time_ns() // 1000)
         if self._rules.requests_per_second <= SLOW_PER_S:
-            await self._rate.acquire()
+            slot = await self._rate.acquire()
             await task.ledger.write(intent)
-            return
-        written = task.ledger.queue(intent)
-        await client.open()
-        await written
+            if self._rate.is_good(slot):
+                return slot
+        else:
+            written = task.ledger.queue(intent)
+            await client.open()
+            await written
         try:
-            await self._rate.acquire()
+            return await self._rate.acquire()
         except EndpointStopped:
             await task.ledger.write(Withdrawal(task.call_id))
             raise
 
-    async def _post(self, client: ModelClient, key: str, body: bytes) -> Response | Fault:
-        """Send once. Raises EndpointStopped, and sends nothing, where the run has ended or its budget is spent."""
+    async def _post(self, client: ModelClient, key: str, body: bytes, slot: float) -> Response | Fault:
+        """Send once, at its send time. Raises EndpointStopped, and sends nothing, where the run has ended or its budget
+        is spent."""
         self._stop.check()
         headers, params = self._credentials()
         if self._budget is not None:
-            self._budget.spend()
+            await self._pay(self._budget, slot)
         self.tally.calls += 1
         result = await client.post(body, {**headers, "Idempotency-Key": key}, params)
         if self._budget is not None and isinstance(result, Fault) and result.broken in _NEVER_ARRIVED:
             self._budget.give_back()
         return result
+
+    async def _pay(self, budget: Budget, slot: float) -> None:
+        """Count a call that is about to be sent. Where the count is far away, that may cost the send time."""
+        await budget.spend()
+        if self._rate.is_good(slot):
+            return
+        try:
+            await self._rate.acquire()
+        except EndpointStopped:
+            budget.give_back()
+            raise
 
     def _judge(self, response: Response, reply: bytes) -> Verdict:
         rules = self._rules
@@ -575,7 +589,7 @@ class Caller:
 
     async def _pass_gate(self, client: ModelClient) -> bool:
         """Return once requests may go. True: this request itself is the probe, for want of a canary."""
-        while not (gate := self._breaker.gate()).is_free:
+        while not (gate := await self._breaker.gate()).is_free:
             self._trouble_since = self._trouble_since or self._clock()
             self._waiting_for = self._waiting_for or "it was down when last asked"
             self._check_patience()
@@ -624,8 +638,9 @@ class Caller:
                 self._canary_ask = None
         if self._canary is None:
             return True
-        await self._rate.acquire()
-        result = await self._post(client, f"{self._canary.call_id}-probe-{next(self._probes)}", self._canary.body)
+        slot = await self._rate.acquire()
+        key = f"{self._canary.call_id}-probe-{next(self._probes)}"
+        result = await self._post(client, key, self._canary.body, slot)
         if isinstance(result, Fault):
             return False
         verdict = self._judge(result, self._scrub(result.body))

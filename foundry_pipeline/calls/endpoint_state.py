@@ -1,8 +1,9 @@
 """What every process shares about one endpoint: its next free send time, a hold, a slow-down, its breaker.
 
-On one machine it is a small file under `flock`; the kernel frees a dead process's lock. The state is disposable: a
-damaged file, or one from before a reboot, starts anew. Times are seconds of the machine's monotonic clock, which all
-its processes share, so a jump of the wall clock neither floods nor stalls.
+On one machine it is a small file under `flock`; the kernel frees a dead process's lock. For several machines it is a
+row in PostgreSQL (`postgres/endpoint_row.py`). The state is disposable: a damaged file, or one from before a reboot,
+starts anew. Times of the file are seconds of the machine's monotonic clock, which all its processes share, so a jump
+of the wall clock neither floods nor stalls.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -42,29 +45,129 @@ class EndpointState(NamedTuple):
     next_probe: float = 0.0
     probes: float = 0.0
 
+    def pace_at(self, now: float) -> float:
+        """The pace in use at `now`: it recovers with time."""
+        if self.pace >= 1.0:
+            return 1.0
+        return min(1.0, self.pace + max(0.0, now - self.pace_changed) * RECOVERY_PER_S)
+
+    def is_absurd(self, now: float) -> bool:
+        """True where a time lies so far ahead that nobody of ours has set it: damage, or a clock that was put back."""
+        horizon = now + MOST_AHEAD_S
+        return self.hold_until > horizon or self.next_probe > horizon
+
+
+RECOVERY_PER_S = 0.01
+MOST_AHEAD_S = 2 * 3600.0
+"""No hold or back-off reaches further into the future. Slots may, at a very slow rate."""
+MOST_BOOKED, MOST_BOOKED_S = 256, 5.0
+"""Every process books a few slots ahead. More than so many, and further ahead than that, are left over from a slower
+rate that no longer holds."""
+Change = Callable[[EndpointState, float], tuple[EndpointState, R]]
+"""(state, now) -> (the state from now on, a result). It leaves `next_free` alone: that is what booking is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spacing:
+    """Where slots may stand, in seconds: `interval_s` apart at full pace. A slot that is `late_s` late is still taken;
+    after a pause those of the last `burst_s` are."""
+
+    interval_s: float
+    late_s: float
+    burst_s: float = 0.0
+
+    def take(self, state: EndpointState, now: float) -> tuple[EndpointState, float]:
+        """Book the next free send time. `postgres/endpoint_row.py` says the same in SQL."""
+        interval_s = self.interval_s / state.pace_at(now)
+        next_free, hold_until = state.next_free, state.hold_until
+        if next_free > now + MOST_BOOKED_S:
+            booked_s = max(MOST_BOOKED * interval_s, MOST_BOOKED_S)
+            next_free = min(next_free, max(now, hold_until) + booked_s)
+        due = next_free if next_free >= now - self.late_s else now - self.burst_s
+        slot = due if due > hold_until else hold_until
+        return EndpointState(slot + interval_s, *state[1:]), slot
+
 
 class SharedState(Protocol):
-    """Where an EndpointState lives. `update` is atomic over all processes and never waits for a disk."""
+    """Where an EndpointState lives. Changes are atomic over all processes, and none waits for a disk.
+
+    What is asynchronous may take a round trip over a network; the rest is at hand.
+    """
 
     def now(self) -> float:
         """Seconds on the clock that the state's times are on."""
 
     def peek(self) -> EndpointState:
-        """The state without the lock: enough to see that nothing is to be changed."""
+        """The state as this process last saw it."""
 
-    def update(self, change: Callable[[EndpointState, float], tuple[EndpointState, R]]) -> R:
-        """Call `change(state, now)` under the lock, keep the state it gives back, hand on its result."""
+    @property
+    def look_ahead_s(self) -> float:
+        """How long before a send time to `look`, so as not to be late for it."""
+
+    async def look(self) -> None:
+        """See to it that `peek` gives the state as it is, or was a moment ago, with all that this process has changed.
+
+        Raises StorageError where it cannot be had.
+        """
+
+    async def book(self, spacing: Spacing, wanted: int) -> Sequence[float]:
+        """Take at least one and at most `wanted` send times, in order; they are now this process's."""
+
+    async def update(self, change: Change[R]) -> R:
+        """Apply `change` to the state as it is, and hand on its result."""
+
+    def tell(self, change: Change[None]) -> None:
+        """Apply `change` now or in a moment; what this process asks later is answered after it."""
+
+    def close(self) -> None:
+        """Give connections and files back. The state stays."""
+
+
+class _AtHand:
+    """A state that is so near that every question is answered at once."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """See SharedState."""
+
+    @abstractmethod
+    def _change(self, change: Change[R]) -> R:
+        """Apply it under the lock."""
+
+    look_ahead_s = 0.0
+
+    @abstractmethod
+    def peek(self) -> EndpointState:
+        """See SharedState: the state as it is, without the lock."""
+
+    async def look(self) -> None:
+        """See SharedState: `peek` always does."""
+
+    async def book(self, spacing: Spacing, wanted: int) -> Sequence[float]:  # noqa: ARG002, one is enough
+        """One slot, so that shares of processes are equal and a killed one wastes one."""
+        return (self._change(spacing.take),)
+
+    async def update(self, change: Change[R]) -> R:
+        """See SharedState."""
+        return self._change(change)
+
+    def tell(self, change: Change[None]) -> None:
+        """See SharedState. What would change nothing needs no lock."""
+        state = self.peek()
+        if change(state, self.now())[0] is not state:
+            self._change(change)
+
+    def close(self) -> None:
+        """See SharedState."""
 
 
 _RECORD = struct.Struct("<36s8dI")
 """Boot, state, and the check sum of both."""
 _SIZE = _RECORD.size
 _CHECKED = _SIZE - 4
-MOST_AHEAD_S = 2 * 3600.0
-"""No hold or back-off reaches further into the future; more is damage. Slots may, at a very slow rate."""
 
 
-class StateFile:
+class StateFile(_AtHand):
     """An EndpointState in a file. Not for network file systems, where locks are not to be trusted."""
 
     def __init__(self, path: Path, clock: Clock = time.monotonic, boot_id: str | None = None) -> None:
@@ -93,10 +196,9 @@ class StateFile:
 
     def peek(self) -> EndpointState:
         """See SharedState. The check sum tells a record that is just being written."""
-        return self._read(self._clock()) or self.update(lambda state, _: (state, state))
+        return self._read(self._clock()) or self._change(lambda state, _: (state, state))
 
-    def update(self, change: Callable[[EndpointState, float], tuple[EndpointState, R]]) -> R:
-        """See SharedState."""
+    def _change(self, change: Change[R]) -> R:
         with self._lock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
@@ -119,8 +221,7 @@ class StateFile:
             if check != zlib.crc32(record[:_CHECKED]) or boot != self._boot:
                 return None
             self._known = (record, state)
-        horizon = now + MOST_AHEAD_S
-        return None if state.hold_until > horizon or state.next_probe > horizon else state
+        return None if state.is_absurd(now) else state
 
     def _anew(self) -> EndpointState:
         """A new file, or one from before a reboot; or it is damaged, which is said once."""
@@ -140,7 +241,7 @@ class StateFile:
         self._known = (record, state)
 
 
-class LocalState:
+class LocalState(_AtHand):
     """An EndpointState of this process alone: for tests and for a single preview call."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -155,8 +256,7 @@ class LocalState:
         """See SharedState."""
         return self._state
 
-    def update(self, change: Callable[[EndpointState, float], tuple[EndpointState, R]]) -> R:
-        """See SharedState."""
+    def _change(self, change: Change[R]) -> R:
         self._state, result = change(self._state, self._clock())
         return result
 

@@ -7,6 +7,7 @@ with the same request share one call, which is the first such row's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -168,6 +169,11 @@ class Plan:
         now = self._now
         stays: Picked = (self.good_at != NONE) & (now != NONE) & ~np.isin(now, _codes(GOOD))
         return stays
+
+    def outcomes(self) -> Counter[str]:
+        """Outcome -> rows that have it so far."""
+        final = self.final()
+        return Counter({name: int(np.count_nonzero(final == code)) for code, name in enumerate(OUTCOMES)})
 
     def count(self, outcome: str) -> int:
         """Rows with this outcome so far."""

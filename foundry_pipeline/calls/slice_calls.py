@@ -15,8 +15,11 @@ from foundry_pipeline.calls.ledger import Answer
 from foundry_pipeline.calls.plan import GOOD, NONE, Plan
 from foundry_pipeline.calls.reports import SliceReport
 from foundry_pipeline.calls.tally import MOST_NAMED, OLDER_STAYS, Tally, Unanswered
-from foundry_pipeline.errors import EndpointStopped, StorageError
+from foundry_pipeline.errors import EndpointStopped, SliceBusy, StorageError
 from foundry_pipeline.tables import OUTCOMES
+
+EXPECTED = (EndpointStopped, StorageError, SliceBusy)
+"""Why a call may have no answer, other than by a bug."""
 
 
 class SliceCalls:
@@ -69,8 +72,8 @@ class SliceCalls:
 
     def fail(self, error: BaseException) -> None:
         """A call will have no answer now."""
-        is_bug = not isinstance(error, EndpointStopped | StorageError)
-        if self.failure is None or (is_bug and isinstance(self.failure, EndpointStopped | StorageError)):
+        is_bug = not isinstance(error, EXPECTED)
+        if self.failure is None or (is_bug and isinstance(self.failure, EXPECTED)):
             self.failure = error
 
     def _note(self, number: int, task: Task, answer: Answer) -> None:
@@ -110,10 +113,9 @@ class SliceCalls:
     def tally(self, stop_code: str, unsent: Sequence[str] = ()) -> Tally:
         """The rows before the commit. What was not settled is not sent, with `stop_code`; `unsent` names some of it."""
         plan = self._plan
-        final = plan.final()
-        left = int(np.count_nonzero(final == NONE))
+        left = int(np.count_nonzero(plan.final() == NONE))
         tally = Tally(older_stays=plan.older_stays, codes=Counter(self.errors))
-        tally.outcomes.update({name: int(np.count_nonzero(final == code)) for code, name in enumerate(OUTCOMES)})
+        tally.outcomes.update(plan.outcomes())
         for number, row in sorted((named for rows in self._unanswered.values() for named in rows), key=_number):
             stays = row.outcome not in GOOD and plan.good_at[number] != NONE
             tally.name(replace(row, outcome=OLDER_STAYS) if stays else row)

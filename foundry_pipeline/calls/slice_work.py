@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice, repeat
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foundry_pipeline.asks import Ask, asks_of
-from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.ledger import Answer, Ledger
 from foundry_pipeline.calls.plan import GOOD, NONE, EarlierAnswers, Ids, Numbers, Picked, Plan, ids_of
 from foundry_pipeline.calls.tally import Tally, Unanswered
@@ -219,12 +217,11 @@ def plan_slice(
     run: Run,
     slice_key: str,
     store: Store,
-    ledger_path: Path,
+    open_ledger: Callable[[], Ledger],
     requests: FoundryRequests,
     options: CallOptions,
     turns: Mapping[str, Sequence[str]] = _NO_TURNS,
     only: frozenset[str] | None = None,
-    ballast: Ballast | None = None,
 ) -> SliceWork:
     """Read the slice and decide what to call.
 
@@ -235,7 +232,7 @@ def plan_slice(
     with contextlib.ExitStack() as opened:
         opened.callback(source.close, force=True)
         committed = _committed_answers(store, run.name, slice_key, options)
-        ledger = Ledger(ledger_path, ballast)
+        ledger = open_ledger()
         opened.callback(ledger.close)
         earlier = _Earlier(committed, EarlierAnswers(ledger.each_outcome()), options.keeps)
         nothing = Plan.of(np.empty(0, np.int32), ids_of(b""), *earlier)
@@ -328,17 +325,18 @@ def _committed_pairs(store: Store, spec: TableSpec, run: str, slice_key: str) ->
             yield from _records(file, ["call_id", "outcome"])
 
 
-def commit_slice(work: SliceWork, about: Mapping[str, object]) -> tuple[Tally, str]:
+def commit_slice(work: SliceWork, about: Mapping[str, object], check_lease: Callable[[], None]) -> tuple[Tally, str]:
     """Write `responses`. Gives what the file holds, and its sha256.
 
-    Where every answer was committed before, for the same rows in the same order, the file stays as it is.
+    `check_lease` is called right before the commit and raises where the slice is another process's by now. Where every
+    answer was committed before, for the same rows in the same order, the file stays as it is.
     """
     tally = Tally()
     if unchanged := _unchanged(work, tally):
         return tally, unchanged
     tally = Tally()
     tables = _superseded(work) | {RESPONSES.name: _writer(work, tally)}
-    written = work.store.commit(work.run.name, work.slice_key, tables, about)
+    written = work.store.commit(work.run.name, work.slice_key, tables, about, before_commit=check_lease)
     return tally, written[RESPONSES.name].sha256
 
 

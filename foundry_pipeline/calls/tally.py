@@ -71,6 +71,18 @@ class Tally:
         if len(rows) < MOST_NAMED:
             rows.append(row)
 
+    def too_many_failed(self, allowed: float) -> str | None:
+        """Why a slice may not be committed, for people; None where the share of failed rows is within `allowed`."""
+        rows, failed = self.outcomes.total(), self.outcomes["failed"]
+        share = failed / rows if rows else 0.0
+        if share <= allowed:
+            return None
+        codes = ", ".join(f"{code}: {count}" for code, count in self.codes.most_common(5))
+        return (
+            f"{failed} of {rows} rows failed ({share:.1%}, max_failed_share is {allowed:.1%}){codes and f': {codes}'}; "
+            "the slice's older tables stay, run again to ask only those rows"
+        )
+
     def named(self) -> Iterator[Unanswered]:
         """The first rows without an answer, what matters most first; at most MOST_NAMED of each outcome."""
         for outcome in IN_ORDER:
