@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -361,6 +362,19 @@ def test_a_canary_rows_answer_may_not_change_beyond_its_tolerance(
     assert [worst.global_key for worst in finding.worst] == changed
     assert finding.is_error == bool(changed)
     assert finding.number == len(changed) / 2
+
+
+def test_a_canary_kept_before_a_table_had_a_column_is_compared_by_the_others(run: Run, store: Store) -> None:
+    run = with_checks(run, canary_rows=CANARY)
+    put(store, run, "00000", 3, [box("0.jpg", score=0.5)])
+    found(run, store)
+    name = "quality/run=objects/boxes.canaries.json"
+    kept = json.loads(store.read_file(name) or b"")
+    del kept["0.jpg"][0]["message_id"]
+    store.write_file(name, json.dumps(kept).encode())
+    assert found(run, store)["canary_rows"].passed
+    put(store, run, "00000", 3, [box("0.jpg", score=0.9)])
+    assert found(run, store)["canary_rows"].over
 
 
 def test_the_first_answer_of_a_canary_is_kept_whatever_comes_later(run: Run, store: Store) -> None:

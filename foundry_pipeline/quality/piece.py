@@ -82,7 +82,7 @@ def _read(file: pq.ParquetFile, spec: TableSpec, watched: Collection[str]) -> tu
             rows.append(frame.filter(pl.col("global_key").is_in(list(watched))))
     none = pl.from_arrow(spec.schema.empty_table())
     assert isinstance(none, pl.DataFrame)
-    return pl.concat([_compact(none, spec), *compact]), pl.concat([none.select(whole), *rows])
+    return pl.concat([_compact(none, spec), *compact]), pl.concat([none.select(whole), *rows], how="diagonal")
 
 
 def _needed(spec: TableSpec) -> tuple[str, ...]:
