@@ -37,6 +37,7 @@ def exports_version(run: Run) -> str:
         {
             "exports": {name: FORMATS[name].version for name in run.exports},
             "keep_empty": run.keep_empty,
+            "split": dict(run.split.shares) if run.split else None,
             "ontology_mapping": run.ontology_mapping,
             "min_score": [run.min_score.default, dict(run.min_score.by_feature)],
         }

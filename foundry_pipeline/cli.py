@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", metavar="RUN")
     export.add_argument("format", metavar="FORMAT", choices=list(FORMATS), help=", ".join(FORMATS))
     export.add_argument("--out", metavar="DIR", type=Path, help="a folder; default: annotations/ in the warehouse")
+    export.add_argument("--fresh", action="store_true", help="read every slice, and take nothing from earlier exports")
     export.set_defaults(command=export_annotations)
     sql = commands.add_parser("sql", parents=[home], help="ask the warehouse's tables, such as: select * from boxes")
     sql.add_argument("query", metavar="QUERY")
@@ -122,7 +123,7 @@ def export_annotations(arguments: argparse.Namespace, environ: Mapping[str, str]
     run = _run_named(home, arguments.run)
     store = Store(warehouse_of(home.root, environ))
     with RowReader(home.root, home.settings, encoding=run.dataset.encoding) as reader:
-        report = export_run(run, store, arguments.format, arguments.out, read_text=reader.text)
+        report = export_run(run, store, arguments.format, arguments.out, read_text=reader.text, fresh=arguments.fresh)
     print(*_export_lines(report), sep="\n", file=out)
     return 0
 

@@ -23,6 +23,7 @@ from foundry_pipeline.config.fields import (
 from foundry_pipeline.config.money import Money, money
 from foundry_pipeline.config.params import completed, params_path
 from foundry_pipeline.config.schedule import cron_fault
+from foundry_pipeline.config.split import Split, read_split
 from foundry_pipeline.config.yaml_source import Findings, Item
 from foundry_pipeline.errors import shown
 from foundry_pipeline.manifest import Manifest
@@ -63,6 +64,8 @@ class Run:
     exports: tuple[str, ...] = ()
     keep_empty: bool = True
     """Data rows in which nothing was found are in the exports that can say so."""
+    split: Split | None = None
+    """Which data rows are for training, validation and testing; None where exports do not part them."""
     schedule: str | None = None
     max_failed_share: float = 0.05
     budget: Money | None = None
@@ -90,6 +93,7 @@ def run_of(
         "min_score": _min_score,
         "exports": list_of(choice(_export_formats()), empty=True),
         "keep_empty": flag,
+        "split": read_split,
         "schedule": _schedule,
         "max_failed_share": number(least=0, most=1),
         "budget": money(most=1_000_000_000),

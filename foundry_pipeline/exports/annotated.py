@@ -35,11 +35,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedRow:
-    """A data row, its outcome (one of `tables.OUTCOMES`, or `not_asked`) and its predictions."""
+    """A data row, its outcome (one of `tables.OUTCOMES`, or `not_asked`) and its predictions.
+
+    `split` is its part (`train`, `val`, `test`), None where the run has no split.
+    """
 
     row: DataRow
     outcome: str
     predictions: tuple[Prediction, ...]
+    split: str | None = None
 
     @property
     def answered(self) -> bool:

@@ -23,7 +23,7 @@ import orjson
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record, rle_of
-from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter, Rendered, no_plan
 from foundry_pipeline.exports.pictures import Ltwh, clip_box, ltwh_of
 from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
@@ -48,22 +48,29 @@ IMPORTABLE: Mapping[str, frozenset[str]] = {
 Line = dict[str, Any]
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files of one export into `folder`. Memory holds the lines of one data row."""
+def render(export: Export, _plan: None, annotated: AnnotatedRow) -> Rendered:
+    """The import lines of one data row, and the line about it: every data row has one."""
+    lines = list(lines_of(export.run, annotated, export.tally))
+    _count_row(annotated, lines, export.tally)
+    contents = (b"".join(map(_json_line, lines)), _json_line(_about(annotated, len(lines))))
+    return Rendered(annotated.split, contents, {})
+
+
+def write(_run: Run, _plan: None, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files of one export into `folder`."""
     files = Shards(folder, "annotations", ".ndjson")
     with files, (folder / "data_rows.jsonl").open("wb") as about_rows:
-        for annotated in rows:
-            lines = list(lines_of(export.run, annotated, export.tally))
-            _count_row(annotated, lines, export.tally)
+        for rendered in rows:
+            lines, about = rendered.contents
             if lines:
-                files.add(b"".join(map(_json_line, lines)))
-            about_rows.write(_json_line(_about(annotated, len(lines))))
+                files.add(lines)
+            about_rows.write(about)
 
 
 def _count_row(annotated: AnnotatedRow, lines: Sequence[Line], tally: Tally) -> None:
     """NDJSON has no line for a data row without annotations, whatever `keep_empty` says."""
     if lines:
-        tally.rows_written += 1
+        tally.write_row(annotated)
     else:
         tally.leave_row_out(annotated, RowLoss.NOTHING_WRITTEN if annotated.answered else RowLoss.NOT_ANSWERED)
 
@@ -320,6 +327,7 @@ def _about(annotated: AnnotatedRow, lines: int) -> Line:
         "data_row_id": row.data_row_id,
         "outcome": annotated.outcome,
         "annotations": lines,
+        **({} if annotated.split is None else {"split": annotated.split}),
     }
 
 
@@ -342,5 +350,8 @@ EXPORTER = Exporter(
         "uuid": "prediction_id; of a checklist a uuid5 of run, dataset, global key, question, frame and message",
         "relationships": "pre-label imports only",
     },
+    split="in data_rows.jsonl alone: an import has no place for it; a model run takes it with the data rows",
+    plan=no_plan,
+    render=render,
     write=write,
 )

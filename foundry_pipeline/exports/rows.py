@@ -27,11 +27,6 @@ ROWS_AT_ONCE = 100  # data rows as Python objects; the rest of the slice stays i
 SAME_FOR_ALL = frozenset({"run", "model", "dataset", "data_row_id", "call_id"})
 
 
-def exported_slices(run: Run, store: Store) -> list[str]:
-    """Keys of the slices that have data rows or answers, in order."""
-    return sorted({*store.slices(DATA_ROWS, run.dataset.name), *store.slices(RESPONSES, run.name)})
-
-
 def annotated_rows(run: Run, store: Store, slice_key: str, tally: Tally) -> Iterator[AnnotatedRow]:
     """The slice's data rows in order, each with the predictions that mapping and thresholds let out.
 
@@ -49,7 +44,8 @@ def annotated_rows(run: Run, store: Store, slice_key: str, tally: Tally) -> Iter
         for place, row in enumerate(rows_of(data_rows.slice(first, stop - first))):
             outcome = outcomes.get(row.global_key, NOT_ASKED)
             records = [(name, record) for name, of_rows in by_table for record in of_rows[place]]
-            yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally)), tally)
+            split = None if run.split is None else run.split.part_of(row.global_key)
+            yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally), split), tally)
 
 
 @dataclass(frozen=True, slots=True)
