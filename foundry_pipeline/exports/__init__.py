@@ -93,8 +93,8 @@ def export_run(
     `fresh`; the files are the same.
 
     `read_text` gives the text of data rows for formats that contain it; without it, only texts that stand in the data
-    row itself are known. Raises ConfigError where there is no such format, StorageError where the warehouse or `out`
-    refuses or is damaged.
+    row itself are known. Raises ConfigError where there is no such format, or where the run's project has no
+    place for what would be written; StorageError where the warehouse or `out` refuses or is damaged.
     """
     if format not in FORMATS:
         raise ConfigError([Problem(run.file, f"expected one of {', '.join(FORMATS)}; got {format!r}", "$.exports")])
@@ -123,6 +123,7 @@ def _export(
             for rendered in parts.rendered(export, exporter, plan, overview, slice_key, of_slice)
         )
         exporter.write(run, plan, rows, scratch)
+        _refuse_unfit(run, tally)
         sums = {slice_key: of_slice.sums for slice_key, of_slice in inputs.items()}
         files = publish(
             target, folder, scratch, lambda files: manifest_of(run, exporter, tally, about_files(folder, files), sums)
@@ -140,6 +141,14 @@ def _export(
         lost=by_reason(tally.lost.values(), Loss),
         changed=by_reason(tally.changed.values(), Change),
     )
+
+
+def _refuse_unfit(run: Run, tally: Tally) -> None:
+    """Everything that the project lacks, at once, while no file is in its place yet."""
+    if run.project is not None and tally.unfit:
+        raise ConfigError(
+            Problem(run.file, f"{run.project.file}: {fault}", "$.ontology") for fault in sorted(tally.unfit)
+        )
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ import orjson
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record, rle_of
 from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter, Rendered, no_plan
+from foundry_pipeline.exports.in_project import placed
 from foundry_pipeline.exports.pictures import Ltwh, clip_box, ltwh_of
 from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
@@ -86,7 +87,9 @@ def lines_of(run: Run, annotated: AnnotatedRow, tally: Tally) -> Iterator[Line]:
         if first.table == "edges" and not {first.values["source_id"], first.values["target_id"]} <= written:
             tally.leave_out(first, Loss.RELATIONSHIP_ENDPOINT_MISSING)
         else:
-            yield _line(run, row, unit, tally)
+            line = _line(run, row, unit, tally)
+            project = run.project
+            yield line if project is None else placed(project, row.media_type, first.table, line, tally.unfit.add)
 
 
 def _importable(row: DataRow, predictions: Iterable[Prediction], tally: Tally) -> list[Prediction]:

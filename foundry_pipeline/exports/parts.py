@@ -172,6 +172,7 @@ def _settings(run: Run) -> Json:
         "min_score": [run.min_score.default, dict(run.min_score.by_feature)],
         "keep_empty": run.keep_empty,
         "split": dict(run.split.shares) if run.split else None,
+        "project": dataclasses.asdict(run.project) if run.project else None,
     }
 
 

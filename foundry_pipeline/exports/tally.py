@@ -87,6 +87,8 @@ class Tally:
         self.came: Counter[str] = Counter()
         self.lost: Counts = defaultdict(Counter)
         self.changed: Counts = defaultdict(Counter)
+        self.unfit: set[str] = set()
+        """What the project's ontology lacks of what would be written, in words. One is enough to write nothing."""
 
     def write_row(self, annotated: AnnotatedRow) -> None:
         """The data row is in the export."""
@@ -120,6 +122,7 @@ class Tally:
         return {
             "rows": [self.rows_with_predictions, self.rows_written],
             "counters": [_plain(counter) for counter in counters],
+            "unfit": sorted(self.unfit),
             "by_feature": [{f: _plain(c) for f, c in counts.items()} for counts in (self.lost, self.changed)],
         }
 
@@ -133,6 +136,7 @@ class Tally:
         self.rows_of_split.update(of_split)
         self.rows_lost.update({RowLoss(why): count for why, count in rows_lost.items()})
         self.came.update(came)
+        self.unfit.update(counts["unfit"])
         for mine, theirs, reason in zip((self.lost, self.changed), counts["by_feature"], (Loss, Change), strict=True):
             for feature, of_feature in theirs.items():
                 mine[feature].update({reason(why): count for why, count in of_feature.items()})
