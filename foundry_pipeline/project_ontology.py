@@ -71,6 +71,15 @@ class ProjectOntology:
         nested = (question for tool in self.tools.values() for question in _all_questions(tool.questions))
         return {*self.tools, *(q.name for q in _all_questions(self.questions)), *(q.name for q in nested)}
 
+    def schema_ids(self) -> list[str]:
+        """Of every tool, question and option, as far as they are known."""
+        questions = [*_all_questions(self.questions)]
+        for tool in self.tools.values():
+            questions += _all_questions(tool.questions)
+        options = [option for question in questions for option in question.options.values()]
+        everything: list[ProjectTool | ProjectQuestion | ProjectOption] = [*self.tools.values(), *questions, *options]
+        return [one.schema_id for one in everything if one.schema_id is not None]
+
 
 def question_in(
     questions: Mapping[str, ProjectQuestion], name: str, kind: str, where: str = ""

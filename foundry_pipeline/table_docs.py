@@ -28,6 +28,7 @@ from foundry_pipeline.tables import (
     PREDICTION_TABLES,
     REJECTS,
     RESPONSES,
+    SEND_STATUS,
     TABLE_OF_KIND,
     TableSpec,
 )
@@ -135,7 +136,7 @@ Nothing a model said is lost: what no table takes is in `rejects`, with its plac
 
 def predictions_page() -> str:
     """The page, as Markdown."""
-    tables = "".join(map(_table, (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)))
+    tables = "".join(map(_table, (DATA_ROWS, RESPONSES, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES, SEND_STATUS)))
     return _HEAD + _lines(_shapes()) + _RULES + tables + _REASONS_HEAD + _lines(_reasons())
 
 
