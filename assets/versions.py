@@ -6,6 +6,7 @@ The speed of calls, a description or a time-out changes no answer, and is in non
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from foundry_pipeline.decode import VERSION
 from foundry_pipeline.exports import FORMATS
@@ -42,6 +43,8 @@ def exports_version(run: Run) -> str:
         {
             "exports": {name: FORMATS[name].version for name in run.exports},
             "keep_empty": run.keep_empty,
+            "split": dict(run.split.shares) if run.split else None,
+            "project": asdict(run.project) if run.project else None,
             "ontology_mapping": run.ontology_mapping,
             "min_score": [run.min_score.default, dict(run.min_score.by_feature)],
         }

@@ -10,13 +10,14 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from foundry_pipeline.calls.ledgers import ledgers_at
+from foundry_pipeline.config.secrets import bearer
 from foundry_pipeline.data_rows import DataRow, rows_of
 from foundry_pipeline.doctor import diagnose
 from foundry_pipeline.errors import ConfigError, FoundryError, Problem
@@ -28,11 +29,14 @@ from foundry_pipeline.quality.drift import forget
 from foundry_pipeline.recovery import Recovered, recover, select
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.rows.datasets import load_dataset
+from foundry_pipeline.send.platform import API_KEY, URL, Platform
+from foundry_pipeline.send.send import CONFLICTS, Annotate, Order, SendReport, send_run
 from foundry_pipeline.sql import WRITERS, Questions
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS
 
 DEFAULT_HOME = "demo/home"
+TARGETS = {"pre-labels": "pre_labels", "ground-truth": "ground_truth", "model-run": "model_run"}
 DOCTOR_ATTEMPTS = 2
 DOCTOR_PATIENCE_S = 10.0
 """A person waits: the run itself has the manifest's attempts and the deployment's patience."""
@@ -72,12 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", metavar="RUN")
     export.add_argument("format", metavar="FORMAT", choices=list(FORMATS), help=", ".join(FORMATS))
     export.add_argument("--out", metavar="DIR", type=Path, help="a folder; default: annotations/ in the warehouse")
+    export.add_argument("--fresh", action="store_true", help="read every slice, and take nothing from earlier exports")
     export.set_defaults(command=export_annotations)
     accept = commands.add_parser(
         "accept", parents=[home], help="let what a run's quality checks compare with be what they find next"
     )
     accept.add_argument("run", metavar="RUN")
     accept.set_defaults(command=accept_run)
+    _add_send(commands.add_parser("send", parents=[home], help="send a run's labelbox export to the platform"))
     sql = commands.add_parser("sql", parents=[home], help="ask the warehouse's tables, such as: select * from boxes")
     sql.add_argument("query", metavar="QUERY")
     sql.add_argument("--format", choices=list(WRITERS), default="table", help="default: table, for people")
@@ -90,6 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--recover", action="store_true", help="finish what can be finished without a call")
     ledger.set_defaults(command=show_ledger)
     return parser
+
+
+def _add_send(send: argparse.ArgumentParser) -> None:
+    send.add_argument("run", metavar="RUN")
+    send.add_argument("--as", dest="target", required=True, choices=list(TARGETS), help="what the lines become there")
+    place = send.add_mutually_exclusive_group(required=True)
+    place.add_argument("--project", metavar="ID", help="for pre-labels and ground-truth")
+    place.add_argument("--model-run", metavar="ID", help="for model-run")
+    send.add_argument("--batch", action="store_true", help="put the data rows into the project first")
+    send.add_argument("--to-project", metavar="ID", help="send the model run's data rows on to this project")
+    send.add_argument("--step", metavar="NAME", help="of its workflow, or done; default: where labeling begins")
+    send.add_argument("--priority", type=int, choices=range(1, 6), default=5, help="of batches; 1 is the highest")
+    send.add_argument("--conflict", choices=list(CONFLICTS), default="keep", help="what wins where both have an answer")
+    send.add_argument("--exclude-in-project", action="store_true", help="leave out data rows that are there already")
+    send.add_argument("--url", default=URL, help=argparse.SUPPRESS)
+    send.add_argument("--dry-run", action="store_true", help="say what would be sent, and contact nobody")
+    send.set_defaults(command=send_export)
 
 
 def check_home(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
@@ -139,7 +162,7 @@ def export_annotations(arguments: argparse.Namespace, environ: Mapping[str, str]
     run = _run_named(home, arguments.run)
     store = Store(warehouse_of(home.root, environ))
     with RowReader(home.root, home.settings, encoding=run.dataset.encoding) as reader:
-        report = export_run(run, store, arguments.format, arguments.out, read_text=reader.text)
+        report = export_run(run, store, arguments.format, arguments.out, read_text=reader.text, fresh=arguments.fresh)
     print(*_export_lines(report), sep="\n", file=out)
     return 0
 
@@ -154,6 +177,56 @@ def accept_run(arguments: argparse.Namespace, environ: Mapping[str, str], out: T
     then = "its next checks keep what they find, and later ones compare with that"
     print(f"{run.name}: {then if names else 'there was nothing to compare with'}", file=out)
     return 0
+
+
+def send_export(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:
+    """Send a run's export to the platform and say what it said of the lines; 1 where one failed."""
+    home = load_home(home_root_of(arguments.home, environ, DEFAULT_HOME), environ)
+    run, order = _run_named(home, arguments.run), _order(arguments)
+    store = Store(warehouse_of(home.root, environ))
+    if arguments.dry_run:
+        print("dry run: nothing is sent", file=out)
+        return _print_sending(send_run(run, store, order, None), out)
+    sent_with, scrub = bearer(API_KEY, arguments.url, environ, home.settings)
+    with Platform(sent_with, scrub, url=arguments.url) as platform:
+        return _print_sending(send_run(run, store, order, platform), out)
+
+
+def _order(arguments: argparse.Namespace) -> Order:
+    target = TARGETS[arguments.target]
+    place = arguments.model_run if target == "model_run" else arguments.project
+    options = {"--to-project": arguments.to_project, "--batch": arguments.batch}
+    wrong = "--batch" if target == "model_run" else "--to-project"
+    faults = [] if place else [f"--as {arguments.target} needs {'--model-run' if wrong == '--batch' else '--project'}"]
+    faults += [f"{wrong} is not for --as {arguments.target}"] if options[wrong] else []
+    needs_project = {"--step": arguments.step, "--exclude-in-project": arguments.exclude_in_project}
+    faults += [
+        f"{name} needs --to-project" for name, given in needs_project.items() if given and not options["--to-project"]
+    ]
+    if faults:
+        raise ConfigError(Problem("foundry-pipeline send", fault) for fault in faults)
+    annotate = None
+    if arguments.to_project:
+        more = (arguments.step, arguments.priority, arguments.conflict, arguments.exclude_in_project)
+        annotate = Annotate(arguments.to_project, *more)
+    return Order(target, place, arguments.priority if arguments.batch else None, annotate)
+
+
+def _print_sending(sending: Iterable[str | SendReport], out: TextIO) -> int:
+    failed = 0
+    for said in sending:
+        if isinstance(said, str):
+            print(said, file=out, flush=True)
+            continue
+        failed = said.failed
+        print(
+            f"{said.sent} lines sent, {said.failed} of them failed; {said.already} were there already; "
+            f"{said.unsendable} relationships are for pre-labels alone",
+            file=out,
+        )
+        for message, count in said.messages.most_common(5):
+            print(f"  {count} failed: {message}", file=out)
+    return 1 if failed else 0
 
 
 def ask_warehouse(arguments: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> int:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from foundry_pipeline.config.dataset_source import Dataset, dataset_of
+from foundry_pipeline.config.project_source import project_ontology
 from foundry_pipeline.config.run_source import MinScore, References, Run, run_of
 from foundry_pipeline.config.secrets import forbidden_host
 from foundry_pipeline.config.settings import Settings, read_settings
 from foundry_pipeline.config.yaml_source import Findings, Item, read_yaml
 from foundry_pipeline.errors import ConfigError, Problem
 from foundry_pipeline.manifest import Manifest, manifest_of, slug
+from foundry_pipeline.rows.local_files import LocalFiles
 
 __all__ = [
     "Dataset",
@@ -92,7 +94,13 @@ class _HomeReader:
         settings = self._settings()
         models, model_words = self._models(settings or Settings())
         datasets = self._named("datasets", lambda item, path, found: self._dataset(item, path, settings, found))
-        runs = self._named("runs", lambda item, path, found: run_of(item, path.stem, model_words, datasets, found))
+        files = LocalFiles(self._root, (settings or Settings()).allow_folders)
+
+        def run(item: Item, path: Path, found: Findings) -> Run | None:
+            project = project_ontology(path.parent, files)
+            return run_of(item, path.stem, model_words, datasets, project, found)
+
+        runs = self._named("runs", run)
         return Home(
             self._root,
             models,

@@ -303,6 +303,28 @@ class Store:
             content: bytes = stream.read()
         return content
 
+    def open_file(self, name: str) -> pa.NativeFile | None:
+        """A file that `write_file` or `put_file` wrote, open to be read from any place, or None where there is none."""
+        path = f"{self._base}/{name}"
+        if self._fs.get_file_info(path).type != pafs.FileType.File:
+            return None
+        with reading(path):
+            return self._fs.open_input_file(path)
+
+    def stamps(self, spec: TableSpec, owner: str) -> dict[str, tuple[int, int, int]]:
+        """What tells of every slice, without opening it, whether its file has been written again.
+
+        Slice key -> size in bytes and time of change of the file, time of change of its record, in nanoseconds.
+        """
+        recorded = {info.base_name: info for info in self._files(f"{RECORDS}/{_folder(spec, owner)}")}
+        stamps = {}
+        for info in self._files(_folder(spec, owner)):
+            key, suffix, _ = info.base_name.partition(".parquet")
+            if suffix:
+                record = recorded.get(f"{key}.json")
+                stamps[key] = (info.size, info.mtime_ns or 0, (record.mtime_ns or 0) if record else 0)
+        return stamps
+
     def file_names(self, folder: str) -> list[str]:
         """Names of the files directly in `folder` (relative to the root), sorted; none where it does not exist."""
         return sorted(self._names(folder))
@@ -329,8 +351,11 @@ class Store:
                     self._fs.delete_file(f"{self._base}/{STAGING}/{name}")
 
     def _names(self, folder: str) -> list[str]:
+        return [info.base_name for info in self._files(folder)]
+
+    def _files(self, folder: str) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
-        return [info.base_name for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
+        return [info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
 
     def _staging_folder(self) -> Path:
         folder = Path(self.root, STAGING, f"{_host()}-{os.getpid()}-{uuid.uuid4().hex}")

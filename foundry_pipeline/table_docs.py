@@ -21,15 +21,9 @@ from foundry_pipeline.decoding.remarks import REMARKS
 from foundry_pipeline.decoding.reply_json import MAX_DEPTH, MAX_HEAVY, MAX_VALUES
 from foundry_pipeline.ontology import FeatureKind
 from foundry_pipeline.tables import (
-    DATA_ROWS,
-    MATCHES,
-    METRICS,
     POINT_XY,
-    PREDICTION_TABLES,
-    REJECTS,
-    RESPONSES,
-    SUPERSEDED,
     TABLE_OF_KIND,
+    TABLES,
     TableSpec,
 )
 
@@ -142,7 +136,7 @@ Nothing a model said is lost: what no table takes is in `rejects`, with its plac
 
 def predictions_page() -> str:
     """The page, as Markdown."""
-    tables = "".join(map(_table, (DATA_ROWS, RESPONSES, SUPERSEDED, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)))
+    tables = "".join(map(_table, TABLES.values()))
     return _HEAD + _lines(_shapes()) + _RULES + tables + _REASONS_HEAD + _lines(_reasons())
 
 

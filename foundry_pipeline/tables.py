@@ -244,9 +244,33 @@ MATCHES = TableSpec(
         ]
     ),
 )
+SEND_TARGETS = ("pre_labels", "ground_truth", "model_run", "annotate")
+SEND_STATUSES = ("success", "failed", "begun")
+SEND_STATUS = TableSpec(
+    "send_status",
+    "one row per line of an export and import that it was sent with; for annotate, per data row",
+    ("target", "place", "uuid", "import_name"),
+    pa.schema(
+        [
+            _column("run", STRING, "the model run"),
+            _column("target", STRING, "pre_labels, ground_truth, model_run or annotate"),
+            _column("place", STRING, "id of the project or model run it was sent to"),
+            _column("uuid", STRING, "the line's identity, mostly a prediction_id; for annotate the global key"),
+            _column("global_key", STRING, "the data row"),
+            _column("feature", STRING, "the line's name; null for annotate", null=True),
+            _column("line_sha256", STRING, "of the line as it was sent, hexadecimal; empty for annotate"),
+            _column("import_name", STRING, "of the import or batch that it went with"),
+            _column("status", STRING, "success, failed, or begun: nobody knows yet"),
+            _column("attempts", INT, "how often it was sent"),
+            _column("message", STRING, "what the platform said of a line that failed", null=True),
+            _column("sent_at", pa.timestamp("us", tz="UTC"), "when its last import was over"),
+        ]
+    ),
+)
 
 PREDICTION_TABLES = (BOXES, MASKS, POLYGONS, LINES, POINTS, EDGES, ENTITIES, CLASSIFICATIONS, TEXTS)
-TABLES = {spec.name: spec for spec in (DATA_ROWS, RESPONSES, SUPERSEDED, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES)}
+_ALL = (DATA_ROWS, RESPONSES, SUPERSEDED, *PREDICTION_TABLES, REJECTS, METRICS, MATCHES, SEND_STATUS)
+TABLES = {spec.name: spec for spec in _ALL}
 
 TABLE_OF_KIND: Mapping[FeatureKind, TableSpec] = {
     FeatureKind.RECTANGLE: BOXES,

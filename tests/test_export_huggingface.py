@@ -137,6 +137,6 @@ def test_files_hold_1000_rows_and_the_readme_finds_them_all(tmp_path):
     assert [pq.read_metadata(file).num_rows for file in files] == [1000, 1]
     head = yaml.safe_load(found.read("README.md").split("---\n")[1])
     assert head == {
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}]
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
     }
     assert pl.scan_parquet(found.folder / "data/*.parquet").select(pl.len()).collect().item() == 1_001

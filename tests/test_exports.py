@@ -77,9 +77,10 @@ def test_F129_two_exports_are_the_same_bytes(tmp_path, name):
 
 
 @pytest.mark.parametrize("cut", [0, 2])
-def test_neither_slices_nor_the_order_inside_tables_change_the_files(tmp_path, cut):
+@pytest.mark.parametrize("split", [None, {"train": 0.5, "val": 0.25, "test": 0.25}])
+def test_neither_slices_nor_the_order_inside_tables_change_the_files(tmp_path, cut, split):
     """Two readers of one dataset may cut it differently; a decoder may list its boxes in any order."""
-    run = make_run(features={"dog": "rectangle", "cat": "rectangle"})
+    run = make_run(features={"dog": "rectangle", "cat": "rectangle"}, split=split)
     boxes = [box | {"index": i % 3, "prediction_id": f"p{i:03}"} for i, box in enumerate(some_boxes())]
     mixed = random.Random(cut).sample(boxes, len(boxes))
     files = []

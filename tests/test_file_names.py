@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundry_pipeline.data_rows import DataRow
-from foundry_pipeline.exports.file_names import PictureNames, class_words, stem_of
+from foundry_pipeline.exports.file_names import NameDigests, PictureNames, class_words, stem_of
 
 
 def names_of(rows: list[tuple[str, str]], **options: bool) -> tuple[list[str], list[str]]:
     """(paths, files) of pictures with these global keys and `row_data`, in their order."""
-    names = PictureNames([rows[:1], rows[1:]])
+    names = PictureNames([NameDigests.of(rows[:1]), NameDigests.of(rows[1:])])
     pictures = [DataRow("id", key, "image", row_data) for key, row_data in rows]
     return [names.path_of(row) for row in pictures], [names.file_of(row, **options) for row in pictures]
 

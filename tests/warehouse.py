@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from foundry_pipeline.config.split import Split
 from foundry_pipeline.home import Dataset, MinScore, Run
 from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import CLASSIFICATION_KINDS, Classification, FeatureKind, Ontology, Option, Tool
@@ -47,6 +48,7 @@ def make_run(
     media_type: str = "image",
     mapping: Mapping[str, str | None] | None = None,
     min_score: MinScore | None = None,
+    split: Mapping[str, float] | None = None,
 ) -> Run:
     """A run. `features` is the model's ontology: name -> kind, in order; None for a model without one."""
     model = Manifest(
@@ -54,7 +56,13 @@ def make_run(
     )
     dataset = Dataset("street", "datasets/street.yaml", Path("/data"), media_type, "*")
     return Run(
-        name, f"runs/{name}.yaml", model, dataset, ontology_mapping=mapping or {}, min_score=min_score or MinScore()
+        name,
+        f"runs/{name}.yaml",
+        model,
+        dataset,
+        ontology_mapping=mapping or {},
+        min_score=min_score or MinScore(),
+        split=Split(split) if split else None,
     )
 
 

@@ -53,22 +53,23 @@ def read_ontology(item: Item, found: Findings) -> Ontology | None:
     ontology = Ontology(media, tuple(one for _, one in classifications), tuple(one for _, one in tools))
     if all(part is None or part.value == () for part in (block.item("tools"), block.item("classifications"))):
         refuse(item, found, "names no feature: list tools or classifications, or leave the ontology out")
-    if (count := sum(1 for _ in _walk(ontology.features()))) > MAX_FEATURES:
+    if (count := sum(1 for _ in walk_features(ontology.features()))) > MAX_FEATURES:
         refuse(item, found, f"an ontology may have {MAX_FEATURES} features; this one has {count}")
     return ontology
 
 
 def kinds_of(ontology: Ontology) -> dict[FeatureKind, None]:
     """Every kind the ontology uses, nested ones too, in its order."""
-    return {feature.kind: None for feature in _walk(ontology.features())}
+    return {feature.kind: None for feature in walk_features(ontology.features())}
 
 
-def _walk(features: Iterable[Tool | Classification]) -> Iterator[Tool | Classification]:
+def walk_features(features: Iterable[Tool | Classification]) -> Iterator[Tool | Classification]:
+    """Each feature, followed by the questions nested under it."""
     for feature in features:
         yield feature
-        yield from _walk(feature.classifications if isinstance(feature, Tool) else ())
+        yield from walk_features(feature.classifications if isinstance(feature, Tool) else ())
         for option in () if isinstance(feature, Tool) else feature.options:
-            yield from _walk(option.classifications)
+            yield from walk_features(option.classifications)
 
 
 def _entries(block: Block, key: str, found: Findings) -> tuple[Item, ...]:

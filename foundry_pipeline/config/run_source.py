@@ -23,14 +23,18 @@ from foundry_pipeline.config.fields import (
     text,
 )
 from foundry_pipeline.config.money import Money, money
+from foundry_pipeline.config.ontology_source import walk_features
 from foundry_pipeline.config.params import completed, params_path
 from foundry_pipeline.config.schedule import cron_fault
+from foundry_pipeline.config.split import Split, read_split
 from foundry_pipeline.config.video_source import FRAME_FIELDS, check_frames
 from foundry_pipeline.config.yaml_source import Findings, Item
 from foundry_pipeline.errors import shown
 from foundry_pipeline.manifest import Manifest
 from foundry_pipeline.ontology import FeatureKind
+from foundry_pipeline.project_ontology import ProjectOntology, unfit_features
 from foundry_pipeline.rows.frames import DEFAULT_FRAMES_PER_SECOND, Sampling
+from foundry_pipeline.tables import TABLE_OF_KIND
 
 T = TypeVar("T")
 
@@ -69,8 +73,12 @@ class Run:
     ontology_mapping: Mapping[str, str | None] = field(default_factory=dict)
     min_score: MinScore = field(default_factory=MinScore)
     exports: tuple[str, ...] = ()
+    project: ProjectOntology | None = None
+    """The ontology of the annotation project that exports are for: what they write must have its place there."""
     keep_empty: bool = True
     """Data rows in which nothing was found are in the exports that can say so."""
+    split: Split | None = None
+    """Which data rows are for training, validation and testing; None where exports do not part them."""
     schedule: str | None = None
     max_failed_share: float = MOST_FAILED
     budget: Money | None = None
@@ -107,9 +115,17 @@ class Run:
 
 
 def run_of(
-    root: Item, name: str, models: References[Manifest], datasets: References[Dataset], found: Findings
+    root: Item,
+    name: str,
+    models: References[Manifest],
+    datasets: References[Dataset],
+    read_project: Reader[ProjectOntology],
+    found: Findings,
 ) -> Run | None:
-    """The run in a file's items; None where `found` has problems, or the model's or dataset's file has."""
+    """The run in a file's items; None where `found` has problems, or the model's or dataset's file has.
+
+    `read_project` reads the file that `ontology` names.
+    """
     block = Block.of(root, found)
     if block is None:
         return None
@@ -121,6 +137,7 @@ def run_of(
         "min_score": _min_score,
         "exports": list_of(choice(_export_formats()), empty=True),
         "keep_empty": flag,
+        "split": read_split,
         "schedule": _schedule,
         "max_failed_share": number(least=0, most=1),
         "budget": money(most=1_000_000_000),
@@ -133,6 +150,7 @@ def run_of(
     }
     plain = block.given(readers)
     plain["checks"] = _checks(block, plain.get("max_failed_share", MOST_FAILED))
+    project = block.read("ontology", read_project)
     block.close()
     sound = (None if model is None else models[model], None if dataset is None else datasets[dataset])
     _refuse_unsound(root, {"model": (model, sound[0]), "dataset": (dataset, sound[1])}, found)
@@ -147,7 +165,8 @@ def run_of(
     check_frames(block, found)
     _check_media_keys(sound[1], block, found)
     _check_generate(sound[0], block, found)
-    return None if found.problems else Run(name, found.file, sound[0], sound[1], params, **plain)
+    _check_project(sound[0], sound[1], project, plain.get("ontology_mapping", {}), block, found)
+    return None if found.problems else Run(name, found.file, sound[0], sound[1], params, project=project, **plain)
 
 
 def _checks(block: Block, max_failed_share: float) -> Checks:
@@ -274,13 +293,38 @@ def _check_features(model: Manifest, plain: Mapping[str, Any], block: Block, fou
     """A class or feature that does not exist would have no effect, and nobody would notice."""
     if model.ontology is None:
         return
-    classes = {feature.name: None for feature in model.ontology.features()}
+    classes = {feature.name: None for feature in walk_features(model.ontology.features())}
     mapping = plain.get("ontology_mapping", {})
     features = {mapping.get(name, name): None for name in classes}
     features.pop(None, None)
     _refuse_strangers(block.item("ontology_mapping"), mapping, classes, "the model has no class", found)
     thresholds = plain.get("min_score", MinScore()).by_feature
     _refuse_strangers(block.item("min_score"), thresholds, features, "after the mapping there is no feature", found)
+
+
+def _check_project(
+    model: Manifest,
+    dataset: Dataset,
+    project: ProjectOntology | None,
+    mapping: Mapping[str, str | None],
+    block: Block,
+    found: Findings,
+) -> None:
+    """Names that no import could have are found before a call is paid for; those of open answers when they come."""
+    from foundry_pipeline.exports.labelbox import IMPORTABLE  # late, as above
+
+    item = block.item("ontology")
+    if item is None or project is None:
+        return
+    if model.ontology is None:
+        strangers = sorted({name for name in mapping.values() if name is not None} - project.names())
+        faults = [f"there is no tool or question {shown(name)}{near(name, project.names())}" for name in strangers]
+    else:
+        importable = IMPORTABLE[dataset.media_type]
+        features = [one for one in model.ontology.features() if TABLE_OF_KIND[one.kind].name in importable]
+        faults = list(dict.fromkeys(unfit_features(project, features, mapping)))
+    for fault in faults:
+        refuse(item, found, f"{project.file}: {fault}")
 
 
 def _check_budget(model: Manifest, budget: Money | None, block: Block, found: Findings) -> None:

@@ -112,7 +112,24 @@ def scrubber(manifest: Manifest, environ: Mapping[str, str]) -> Callable[[bytes]
     Each is found as it is, base64, URL-encoded and JSON-escaped, and becomes `***`. Raises ConfigError where a
     variable is not set.
     """
-    shapes = sorted(_shapes_of(_secrets_sent(manifest, environ)), key=len, reverse=True)
+    return _scrubber_of(_secrets_sent(manifest, environ))
+
+
+def bearer(
+    name: str, url: str, environ: Mapping[str, str], settings: Settings
+) -> tuple[SentWith, Callable[[bytes], bytes]]:
+    """(what a request to `url` carries, a scrubber) for a key that is no model's: the variable `name`, as bearer token.
+
+    Raises ConfigError where it is not set, may not go to the URL's host, or does not fit into a header.
+    """
+    if refusal := _forbidden([name], url, settings, "the platform"):
+        raise ConfigError([Problem("foundry.yaml", refusal, "$.secret_hosts")])
+    value = _header_value(_variable(name, environ, "environment", "$").reveal(), "environment", f"$.{name}")
+    return SentWith({"Authorization": f"Bearer {value}"}, {}), _scrubber_of([value])
+
+
+def _scrubber_of(secrets: Iterable[str]) -> Callable[[bytes], bytes]:
+    shapes = sorted(_shapes_of(secrets), key=len, reverse=True)
 
     def scrub(body: bytes) -> bytes:
         for shape in shapes:
@@ -149,16 +166,20 @@ def forbidden_host(manifest: Manifest, settings: Settings) -> str | None:
 
     The manifest says which variable is sent where; `secret_hosts` of `foundry.yaml` is the deployment's word on it.
     """
-    limited = [name for name in secret_names(manifest) if name in settings.secret_hosts]
+    return _forbidden(secret_names(manifest), manifest.inference_endpoint, settings, "the endpoint")
+
+
+def _forbidden(names_of_secrets: Iterable[str], address: str, settings: Settings, what: str) -> str | None:
+    limited = [name for name in names_of_secrets if name in settings.secret_hosts]
     if not limited:
         return None
-    url = httpx.URL(manifest.inference_endpoint)
+    url = httpx.URL(address)
     host = f"[{url.host}]" if ":" in url.host else url.host
     names = {host, f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"}
     for name in limited:
         allowed = settings.secret_hosts[name]
         if names.isdisjoint(allowed):
-            return f"foundry.yaml lets the secret {name} go to {', '.join(allowed)} only; the endpoint is on {url.host}"
+            return f"foundry.yaml lets the secret {name} go to {', '.join(allowed)} only; {what} is on {url.host}"
     return None
 
 

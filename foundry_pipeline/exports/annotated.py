@@ -37,13 +37,15 @@ class Prediction:
 class AnnotatedRow:
     """A data row, its outcome (one of `tables.OUTCOMES`, or `not_asked`) and its predictions.
 
-    A row that took several calls is `ok` where one of them was answered; `calls_unanswered` are its others.
+    A row that took several calls is `ok` where one of them was answered; `calls_unanswered` are its others. `split` is
+    its part (`train`, `val`, `test`), None where the run has no split.
     """
 
     row: DataRow
     outcome: str
     predictions: tuple[Prediction, ...]
     calls_unanswered: int = 0
+    split: str | None = None
 
     @property
     def answered(self) -> bool:

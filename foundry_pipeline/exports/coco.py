@@ -11,32 +11,32 @@ one in every item, `iscrowd` 1 is ignored as ground truth, annotation id 0 means
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record
-from foundry_pipeline.exports.features import feature_names, features_seen
-from foundry_pipeline.exports.file_names import PictureNames, picture_names
-from foundry_pipeline.exports.format import PICTURES, Export, Exporter
+from foundry_pipeline.exports.file_names import PictureNames
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter, Rendered, named, parts_of
+from foundry_pipeline.exports.overview import Overview
 from foundry_pipeline.exports.pictures import (
     Ltwh,
     Size,
-    answered_pictures,
     box_around,
     draw_ring,
+    is_answered_picture,
     ltwh_of,
     picture_size,
     ring_of,
 )
 from foundry_pipeline.exports.tally import Change, Loss, Tally
 from foundry_pipeline.home import Run
-from foundry_pipeline.store import Store
 from foundry_pipeline.tables import BOXES, MASKS, POLYGONS
 
 HELD = (BOXES, MASKS, POLYGONS)
@@ -69,41 +69,75 @@ class _Shape:
     result_segmentation: Item | None
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the two files into `folder`. Memory holds one data row, and 16 bytes for each of the dataset's rows."""
-    plan = _plan(export.run, export.store)
+def render(export: Export, plan: _Plan, annotated: AnnotatedRow) -> Rendered | None:
+    """The items of one answered picture, a line each and without their ids, which count those before them."""
+    if not is_answered_picture(annotated, export.tally):
+        return None
+    detections = list(_detections(annotated, export.tally))
+    if not export.takes(annotated, written=bool(detections)):
+        return None
+    results, annotations = [], []
+    for prediction, shape in detections:
+        category_id = plan.category_ids[prediction.feature]
+        results.append(_result(category_id, prediction, shape, plan, export.tally))
+        if shape.area > 0:
+            annotations.append(_annotation(category_id, prediction, shape))
+        else:
+            export.tally.change(prediction, Change.ZERO_SIZE_ONLY_IN_RESULTS)
+    contents = (_lines([_image(annotated, plan)]), _lines(annotations), _lines(results))
+    return Rendered(annotated.split, contents, {})
+
+
+def _lines(items: Iterable[Item]) -> bytes:
+    return b"\n".join(map(orjson.dumps, items))
+
+
+def write(run: Run, plan: _Plan, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`: two, or two for each part of the run's split."""
     with ExitStack() as stack:
-        files = [stack.enter_context((folder / name).open("wb")) for name in ("instances.json", "results.json")]
-        annotations: BinaryIO = stack.enter_context(TemporaryFile(dir=folder))
-        _write_rows(export, plan, rows, (files[0], annotations, files[1]))
+        head = _head(run, plan)
+        parts = {part: stack.enter_context(_Part(folder, part, head)) for part in parts_of(run)}
+        for rendered in rows:
+            parts[rendered.split].add(*rendered.contents)
 
 
-def _write_rows(
-    export: Export, plan: _Plan, rows: Iterator[AnnotatedRow], files: tuple[BinaryIO, BinaryIO, BinaryIO]
-) -> None:
-    """`files` are the dataset, its annotations on their way there, and the results."""
-    dataset, annotations, results = files
-    images, items, found = _Array(dataset), _Array(annotations), _Array(results)
-    dataset.write(_head(export.run, plan))
-    results.write(b"[")
-    for annotated in answered_pictures(rows, export.tally):
-        detections = list(_detections(annotated, export.tally))
-        if not export.takes(annotated, written=bool(detections)):
-            continue
-        image_id = images.length + 1
-        images.add(_image(image_id, annotated, plan))
-        for prediction, shape in detections:
-            category_id = plan.category_ids[prediction.feature]
-            found.add(_result(image_id, category_id, prediction, shape, plan, export.tally))
-            if shape.area > 0:
-                items.add(_annotation(items.length + 1, image_id, category_id, prediction, shape))
-            else:
-                export.tally.change(prediction, Change.ZERO_SIZE_ONLY_IN_RESULTS)
-    results.write(b"\n]\n")
-    dataset.write(b'\n],"annotations":[')
-    annotations.seek(0)
-    shutil.copyfileobj(annotations, dataset, 1 << 20)
-    dataset.write(b"\n]}\n")
+class _Part:
+    """The dataset and the results of one part of the split, with the ids counted from 1. Use as a context manager."""
+
+    def __init__(self, folder: Path, part: str | None, head: bytes) -> None:
+        self._files = ExitStack()
+        names = (f"{named('instances', part)}.json", f"{named('results', part)}.json")
+        self._dataset, self._results_file = (self._files.enter_context((folder / name).open("wb")) for name in names)
+        annotations = TemporaryFile(dir=folder)  # noqa: SIM115, the next line sees to it
+        self._annotations_file: BinaryIO = self._files.enter_context(annotations)
+        self._dataset.write(head)
+        self._results_file.write(b"[")
+        self._images, self._results = _Array(self._dataset), _Array(self._results_file)
+        self._annotations = _Array(self._annotations_file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._files:
+            if kind is None:
+                self._finish()
+
+    def add(self, image: bytes, annotations: bytes, results: bytes) -> None:
+        """One picture's items as `render` makes them."""
+        image_id = self._images.length + 1
+        self._images.add(b'"id":%d,' % image_id, image)
+        for item in annotations.splitlines():
+            self._annotations.add(b'"id":%d,"image_id":%d,' % (self._annotations.length + 1, image_id), item)
+        for item in results.splitlines():
+            self._results.add(b'"image_id":%d,' % image_id, item)
+
+    def _finish(self) -> None:
+        self._results_file.write(b"\n]\n")
+        self._dataset.write(b'\n],"annotations":[')
+        self._annotations_file.seek(0)
+        shutil.copyfileobj(self._annotations_file, self._dataset, 1 << 20)
+        self._dataset.write(b"\n]}\n")
 
 
 class _Array:
@@ -113,9 +147,9 @@ class _Array:
         self._file = file
         self.length = 0
 
-    def add(self, item: Item) -> None:
-        """Write one item."""
-        self._file.write((b",\n" if self.length else b"\n") + orjson.dumps(item))
+    def add(self, first_keys: bytes, item: bytes) -> None:
+        """Write one item, an object, with these keys before its own."""
+        self._file.write((b",\n{" if self.length else b"\n{") + first_keys + item[1:])
         self.length += 1
 
 
@@ -126,16 +160,15 @@ def _head(run: Run, plan: _Plan) -> bytes:
     return head[:-1] + b',"images":['
 
 
-def _plan(run: Run, store: Store) -> _Plan:
-    names = feature_names(run, store, HELD)
-    boxes, *outlines = (bool(features_seen(run, store, spec)) for spec in HELD)
-    return _Plan({name: i for i, name in enumerate(names, 1)}, picture_names(run, store), boxes and any(outlines))
+def _plan(_run: Run, overview: Overview) -> _Plan:
+    boxes, *outlines = (bool(overview.features_seen(spec)) for spec in HELD)
+    ids = {name: i for i, name in enumerate(overview.feature_names(HELD), 1)}
+    return _Plan(ids, overview.picture_names, boxes and any(outlines))
 
 
-def _image(image_id: int, annotated: AnnotatedRow, plan: _Plan) -> Item:
+def _image(annotated: AnnotatedRow, plan: _Plan) -> Item:
     row, size = annotated.row, picture_size(annotated)
     return {
-        "id": image_id,
         "file_name": plan.names.path_of(row),
         **({} if size is None else {"width": size[0], "height": size[1]}),
         "data_row_id": row.data_row_id,
@@ -187,13 +220,13 @@ SHAPES: Mapping[str, Callable[[Record, Size | None], _Shape | Loss]] = {
 }
 
 
-def _result(image_id: int, category_id: int, prediction: Prediction, shape: _Shape, plan: _Plan, tally: Tally) -> Item:
+def _result(category_id: int, prediction: Prediction, shape: _Shape, plan: _Plan, tally: Tally) -> Item:
     """One item of the results: a box or a segmentation. Where a run has both, a segmentation carries its box too,
     or `loadRes` could not read the file; COCOeval then sorts it into small, medium, large by that box."""
     score = prediction.values["score"]
     if score is None:
         tally.change(prediction, Change.SCORE_MISSING_WRITTEN_AS_1)
-    item: Item = {"image_id": image_id, "category_id": category_id}
+    item: Item = {"category_id": category_id}
     if shape.result_segmentation is None or plan.mixed:
         item["bbox"] = shape.ltwh
     if shape.result_segmentation is not None:
@@ -201,11 +234,9 @@ def _result(image_id: int, category_id: int, prediction: Prediction, shape: _Sha
     return item | {"score": NO_SCORE if score is None else score}
 
 
-def _annotation(annotation_id: int, image_id: int, category_id: int, prediction: Prediction, shape: _Shape) -> Item:
+def _annotation(category_id: int, prediction: Prediction, shape: _Shape) -> Item:
     score = prediction.values["score"]
     return {
-        "id": annotation_id,
-        "image_id": image_id,
         "category_id": category_id,
         "bbox": shape.ltwh,
         "area": shape.area,
@@ -227,5 +258,10 @@ EXPORTER = Exporter(
         "score": "also in instances.json; in results.json 1.0 where the model gave none",
         "ids": "from 1, in the order of the data rows",
     },
+    split="files of their own: instances_train.json and results_train.json, and so on; ids count in each",
+    plan=_plan,
+    render=render,
     write=write,
+    renders_classes=True,
+    renders_names=True,
 )

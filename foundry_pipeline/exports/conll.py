@@ -11,47 +11,55 @@ Source: Tjong Kim Sang and De Meulder, Introduction to the CoNLL-2003 shared tas
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow
-from foundry_pipeline.exports.documents import Document, Span, answered_texts, entities_of
-from foundry_pipeline.exports.format import TEXTS, Export, Exporter
-from foundry_pipeline.exports.shards import Shards
+from foundry_pipeline.exports.documents import Document, Span, answered_text, entities_of
+from foundry_pipeline.exports.format import TEXTS, Export, Exporter, Rendered, no_plan
+from foundry_pipeline.exports.shards import PartedShards
 from foundry_pipeline.exports.tally import Change, Loss, Tally
 from foundry_pipeline.exports.tokens import TOKENIZER, tokens_of
 from foundry_pipeline.exports.xml_text import xml_safe
+from foundry_pipeline.home import Run
 
 BEGIN = "-DOCSTART- -X- _ O\n\n"
 
 Tokens = list[tuple[int, int]]
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files into `folder`. Memory holds one data row."""
-    with Shards(folder, "documents", ".conll", always=True) as files, (folder / "documents.jsonl").open("wb") as about:
-        for annotated, documents in answered_texts(export, rows):
-            spans = entities_of(annotated, documents, export.tally)
-            tagged = [
-                _Tagged(document, [span for span in spans if span.place == place], export.tally)
-                for place, document in enumerate(documents)
-            ]
-            if export.takes(annotated, written=any(one.found for one in tagged)):
-                files.add("".join(one.text() for one in tagged).encode())
-                _write_about(about, annotated, documents, files.number)
+def render(export: Export, _plan: None, annotated: AnnotatedRow) -> Rendered | None:
+    """The tagged lines of one answered text or conversation, and whose messages they are."""
+    documents = answered_text(export, annotated)
+    if documents is None:
+        return None
+    spans = entities_of(annotated, documents, export.tally)
+    tagged = [
+        _Tagged(document, [span for span in spans if span.place == place], export.tally)
+        for place, document in enumerate(documents)
+    ]
+    if not export.takes(annotated, written=any(one.found for one in tagged)):
+        return None
+    row, messages = annotated.row, [document.message_id for document in documents]
+    about = {"global_key": row.global_key, "data_row_id": row.data_row_id, "messages": messages}
+    return Rendered(annotated.split, ("".join(one.text() for one in tagged).encode(),), about)
 
 
-def _write_about(about: BinaryIO, annotated: AnnotatedRow, documents: Sequence[Document], number: int) -> None:
-    for document in documents:
-        line = {
-            "file": f"documents-{number:05}.conll",
-            "global_key": annotated.row.global_key,
-            "data_row_id": annotated.row.data_row_id,
-            "message_id": document.message_id,
-        }
+def write(run: Run, _plan: None, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`."""
+    files = PartedShards(run, folder, "documents", ".conll", always=True)
+    with files, (folder / "documents.jsonl").open("wb") as about:
+        for rendered in rows:
+            _write_about(about, rendered, files.add(rendered.contents[0], rendered.split))
+
+
+def _write_about(about: BinaryIO, rendered: Rendered, file_name: str) -> None:
+    keys = {name: rendered.about[name] for name in ("global_key", "data_row_id")}
+    for message_id in rendered.about["messages"]:
+        line = {"file": file_name, **keys, "message_id": message_id}
         about.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
@@ -124,5 +132,8 @@ EXPORTER = Exporter(
         "labels": "white space in a feature's name becomes _",
         "documents": "a -DOCSTART- line a text or message, in the order of documents.jsonl",
     },
+    split="files of their own: documents-train-*.conll, and so on",
+    plan=no_plan,
+    render=render,
     write=write,
 )

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import shutil
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,21 +23,21 @@ import numpy as np
 import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
-from foundry_pipeline.exports.file_names import picture_names
-from foundry_pipeline.exports.format import PICTURES, Export, Exporter
+from foundry_pipeline.exports.file_names import PictureNames
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter, Rendered, parts_of
 from foundry_pipeline.exports.pictures import (
     Ring,
     Size,
     about_picture,
-    answered_pictures,
     box_in_picture,
+    is_answered_picture,
     mask_obstacle,
     picture_size,
     point_in_picture,
     ring_in_picture,
     ring_of,
 )
-from foundry_pipeline.exports.shards import Shards
+from foundry_pipeline.exports.shards import PartedShards, part_prefix
 from foundry_pipeline.exports.tally import Change, Loss, Tally
 from foundry_pipeline.exports.units import units_of, within_limit
 from foundry_pipeline.exports.xml_text import child, count_unsafe, xml_bytes, xml_safe
@@ -46,6 +47,8 @@ from foundry_pipeline.tables import CLASSIFICATIONS, TEXTS
 
 HEAD = b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
 TAIL = b"</annotations>\n"
+IMAGE = b"  <image"
+FILES = "annotations"
 
 Geometry = dict[str, object]
 """What an element says of its place."""
@@ -76,10 +79,13 @@ class _Labels:
     def __init__(self) -> None:
         self._input_types: dict[str, dict[str, str]] = {}
 
-    def add(self, shape: _Shape) -> None:
-        """Its label has these attributes, too."""
-        of_label = self._input_types.setdefault(xml_safe(shape.prediction.feature), {})
-        of_label.update((xml_safe(attribute.name), attribute.input_type) for attribute in shape.attributes)
+    def add(self, label: str, attributes: Mapping[str, str]) -> None:
+        """There is this label, with these attributes: name -> input type."""
+        self._input_types.setdefault(label, {}).update(attributes)
+
+    def as_json(self) -> dict[str, dict[str, str]]:
+        """What `add` was told: label -> its attributes."""
+        return self._input_types
 
     def raw(self) -> list[dict[str, object]]:
         """As CVAT's label editor takes them, by alphabet."""
@@ -88,11 +94,13 @@ class _Labels:
             for name, of_label in sorted(self._input_types.items())
         ]
 
-    def xml(self, run: Run) -> ET.Element:
-        """As they stand at the head of a file."""
+    def xml(self, run: Run, part: str | None) -> ET.Element:
+        """As they stand at the head of a file of this part of the split."""
         meta = ET.Element("meta")
         task = child(meta, "task")
         child(task, "name", run.name)
+        if part is not None:
+            child(task, "subset", part)
         labels = child(task, "labels")
         for name, of_label in sorted(self._input_types.items()):
             label = child(labels, "label")
@@ -112,27 +120,45 @@ def _declaration(name: str, input_type: str) -> dict[str, object]:
     return {"name": name, "mutable": False, "input_type": input_type, "default_value": default, "values": [default]}
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files into `folder`. Memory holds one data row, the labels, and the pictures' names.
+def render(export: Export, names: PictureNames, annotated: AnnotatedRow) -> Rendered | None:
+    """The element of one answered picture, without its number, and the labels that it needs."""
+    if not is_answered_picture(annotated, export.tally):
+        return None
+    shapes = list(_shapes(annotated, export.tally))
+    if not export.takes(annotated, written=bool(shapes)):
+        return None
+    name, labels = names.path_of(annotated.row), _Labels()
+    element = xml_bytes(_image(name, annotated, shapes, labels), level=1)
+    contents = (element.removeprefix(IMAGE), about_picture(annotated.row, name))
+    return Rendered(annotated.split, contents, {"labels": labels.as_json()})
+
+
+def write(run: Run, _names: PictureNames, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`. Memory holds the labels.
 
     Which labels there are is known at the end only, and stands at the head: each file is written once more behind it.
     """
-    labels, names = _Labels(), picture_names(export.run, export.store)
+    labels = _Labels()
     with TemporaryDirectory(dir=folder) as bodies:
-        files = Shards(Path(bodies), "annotations", ".xml", tail=TAIL, always=True)
-        with files, (folder / "images.jsonl").open("wb") as about:
-            number = 0
-            for annotated in answered_pictures(rows, export.tally):
-                shapes = list(_shapes(annotated, export.tally))
-                if export.takes(annotated, written=bool(shapes)):
-                    name = names.path_of(annotated.row)
-                    files.add(xml_bytes(_image(number, name, annotated, shapes, labels), level=1))
-                    about.write(about_picture(annotated.row, name))
-                    number += 1
-        head = HEAD + xml_bytes(labels.xml(export.run), level=1)
-        for body in sorted(Path(bodies).iterdir()):
-            _put_behind(head, body, folder / body.name)
+        _write_bodies(run, labels, rows, Path(bodies), folder / "images.jsonl")
+        for part in parts_of(run):
+            head = HEAD + xml_bytes(labels.xml(run, part), level=1)
+            for body in sorted(Path(bodies).glob(f"{part_prefix(FILES, part)}-*")):
+                _put_behind(head, body, folder / body.name)
     (folder / "labels.json").write_bytes(orjson.dumps(labels.raw(), option=orjson.OPT_INDENT_2))
+
+
+def _write_bodies(run: Run, labels: _Labels, rows: Iterable[Rendered], bodies: Path, index: Path) -> None:
+    """The files without their heads. Pictures are numbered from 0, in each part of the split."""
+    numbers: Counter[str | None] = Counter()
+    with PartedShards(run, bodies, FILES, ".xml", tail=TAIL, always=True) as files, index.open("wb") as about:
+        for rendered in rows:
+            element, about_line = rendered.contents
+            files.add(IMAGE + b' id="%d"' % numbers[rendered.split] + element, rendered.split)
+            numbers[rendered.split] += 1
+            about.write(about_line)
+            for label, attributes in rendered.about["labels"].items():
+                labels.add(label, attributes)
 
 
 def _put_behind(head: bytes, body: Path, target: Path) -> None:
@@ -142,13 +168,15 @@ def _put_behind(head: bytes, body: Path, target: Path) -> None:
     body.unlink()
 
 
-def _image(number: int, name: str, annotated: AnnotatedRow, shapes: list[_Shape], labels: _Labels) -> ET.Element:
+def _image(name: str, annotated: AnnotatedRow, shapes: list[_Shape], labels: _Labels) -> ET.Element:
     size = picture_size(annotated)
-    image = ET.Element("image", {"id": str(number), "name": xml_safe(name)})
+    image = ET.Element("image", {"name": xml_safe(name)})
+    if annotated.split is not None:
+        image.set("subset", annotated.split)
     if size is not None:
         image.attrib.update(width=str(size[0]), height=str(size[1]))
     for shape in shapes:
-        labels.add(shape)
+        labels.add(xml_safe(shape.prediction.feature), {xml_safe(a.name): a.input_type for a in shape.attributes})
         element = child(image, shape.kind, label=shape.prediction.feature, source="auto", **shape.geometry)
         for attribute in shape.attributes:
             child(element, "attribute", attribute.value, name=attribute.name)
@@ -271,5 +299,9 @@ EXPORTER = Exporter(
         "name": "the picture's basename; its global key where two pictures share the basename; made safe",
         "limits": "5,000 annotations of one feature on one data row: those of the highest scores",
     },
+    split="files of their own, annotations-train-*.xml and so on, with `subset`: a task for each part",
+    plan=lambda _, overview: overview.picture_names,
+    render=render,
     write=write,
+    renders_names=True,
 )

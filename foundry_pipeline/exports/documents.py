@@ -6,7 +6,7 @@ Code points, from 0, half open: the convention of the tables.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foundry_pipeline.errors import RowUnavailable
@@ -36,17 +36,15 @@ class Span:
     end: int
 
 
-def answered_texts(export: Export, rows: Iterable[AnnotatedRow]) -> Iterator[tuple[AnnotatedRow, list[Document]]]:
-    """The answered texts and conversations with what they say; all others are counted, with their predictions."""
-    for annotated in rows:
-        if not annotated.answered:
-            export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
-        elif annotated.row.media_type not in TEXTS:
-            export.tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
-        else:
-            documents = read_documents(export, annotated)
-            if documents is not None:
-                yield annotated, documents
+def answered_text(export: Export, annotated: AnnotatedRow) -> list[Document] | None:
+    """What an answered text or conversation says; None for all others, which are counted, with their predictions."""
+    if not annotated.answered:
+        export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
+    elif annotated.row.media_type not in TEXTS:
+        export.tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
+    else:
+        return read_documents(export, annotated)
+    return None
 
 
 def read_documents(export: Export, annotated: AnnotatedRow) -> list[Document] | None:

@@ -14,15 +14,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foundry_pipeline.data_rows import DataRow
-from foundry_pipeline.home import Run
 from foundry_pipeline.rows.data_uris import is_data_uri
-from foundry_pipeline.store import Store
-from foundry_pipeline.tables import DATA_ROWS
 
 NAME_MAX_BYTES = 200
 """File systems allow 255; an ending of ours may follow."""
@@ -45,26 +44,46 @@ _EXTENSIONS = {
 }
 
 
-def picture_names(run: Run, store: Store) -> PictureNames:
-    """The names of the run's pictures, after a look at all of them: which would stand for two?"""
-    columns = ["global_key", "row_data", "media_type"]
-    tables = (table.select(columns) for _, table in store.read_all(DATA_ROWS, run.dataset.name, columns))
-    slices = (zip(*(column.to_pylist() for column in table.columns), strict=True) for table in tables)
-    return PictureNames([(key, data) for key, data, media in rows if media == "image"] for rows in slices)
+@dataclass(frozen=True, slots=True)
+class NameDigests:
+    """The names that some pictures may be called by, as digests of 8 bytes: one for each picture that has the name."""
+
+    keys: NDArray[np.uint64]
+    names: NDArray[np.uint64]
+    """Of the basename, and of the global key where it is another."""
+    stems: NDArray[np.uint64]
+    """The same without their extensions."""
+
+    @classmethod
+    def of(cls, pictures: Sequence[tuple[str, str]]) -> NameDigests:
+        """`pictures` holds (global key, row_data) of each."""
+        both = [(key, _basename(row_data)) for key, row_data in pictures]
+        stems = [(stem_of(key), stem_of(name)) for key, name in both]
+        return cls(_digests([(key,) for key, _ in both]), _digests(both), _digests(stems))
+
+
+def _digests(names_of_pictures: Iterable[tuple[str, ...]]) -> NDArray[np.uint64]:
+    return np.array([digest for names in names_of_pictures for digest in {_digest(name) for name in names}], np.uint64)
 
 
 class PictureNames:
-    """The names of one dataset's pictures. Holds about 50 bytes for each of its rows while it is made."""
+    """The names of one dataset's pictures: which would stand for two is known after a look at all of them."""
 
-    def __init__(self, slices: Iterable[Sequence[tuple[str, str]]]) -> None:
-        """`slices` holds (global key, row_data) of every picture; it is read once."""
-        keys, names, stems = _Shared(), _Shared(), _Shared()
-        for pictures in slices:
-            both = [(key, _basename(row_data)) for key, row_data in pictures]
-            keys.add((key,) for key, _ in both)
-            names.add(both)
-            stems.add((stem_of(key), stem_of(name)) for key, name in both)
-        self._shared_keys, self._shared_names, self._shared_stems = keys.found(), names.found(), stems.found()
+    def __init__(self, slices: Iterable[NameDigests]) -> None:
+        """`slices` is read once and held until the end of it, about 50 bytes a picture."""
+        held = list(slices)
+        self._shared_keys = _shared(digests.keys for digests in held)
+        self._shared_names = _shared(digests.names for digests in held)
+        self._shared_stems = _shared(digests.stems for digests in held)
+
+    def shared_by(self, digests: NameDigests) -> list[int]:
+        """Which of these names stand for two pictures of the dataset: with them, the names of a slice are settled."""
+        mine = (
+            (digests.keys, self._shared_keys),
+            (digests.names, self._shared_names),
+            (digests.stems, self._shared_stems),
+        )
+        return [digest for some, shared in mine for digest in sorted(shared.intersection(some.tolist()))]
 
     def path_of(self, row: DataRow) -> str:
         """The picture's name for a file that refers to it; may lie in folders: `street/0001.jpg`."""
@@ -83,21 +102,10 @@ class PictureNames:
         return _hashed(row) if "/" in path or spaced or _digest(stem_of(path)) in self._shared_stems else path
 
 
-class _Shared:
-    """Names that two data rows have, as digests of 8 bytes."""
-
-    def __init__(self) -> None:
-        self._pieces = [np.zeros(0, np.uint64)]
-
-    def add(self, names_of_rows: Iterable[tuple[str, ...]]) -> None:
-        """The names of some data rows, one tuple a row."""
-        digests = [digest for names in names_of_rows for digest in {_digest(name) for name in names}]
-        self._pieces.append(np.array(digests, np.uint64))
-
-    def found(self) -> frozenset[int]:
-        """Digests of the names that were added for two data rows or more."""
-        digests, counts = np.unique(np.concatenate(self._pieces), return_counts=True)
-        return frozenset(digests[counts > 1].tolist())
+def _shared(pieces: Iterable[NDArray[np.uint64]]) -> frozenset[int]:
+    """The digests that are there twice or more."""
+    digests, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *pieces]), return_counts=True)
+    return frozenset(digests[counts > 1].tolist())
 
 
 def stem_of(name: str) -> str:

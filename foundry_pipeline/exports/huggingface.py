@@ -11,20 +11,22 @@ Source: datasets 5.2.0, the metadata key `huggingface`. Versions before 4 refuse
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, kind_of, with_nested
 from foundry_pipeline.exports.documents import Document, read_documents
-from foundry_pipeline.exports.features import feature_names
-from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter, Rendered, parts_of
+from foundry_pipeline.exports.overview import Overview
 from foundry_pipeline.exports.pictures import box_around, ltwh_of, ring_area, ring_of
 from foundry_pipeline.exports.shards import MAX_FILE_BYTES, ROWS_PER_FILE
 from foundry_pipeline.exports.tally import Loss, RowLoss, Tally
@@ -49,6 +51,8 @@ PART_OF_TABLE: Mapping[str, str] = {
     "texts": "answers",
     "edges": "relations",
 }
+SPLITS: Mapping[str | None, str] = {None: "train", "train": "train", "val": "validation", "test": "test"}
+"""As the hub calls them; without a split, all of it is train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +104,31 @@ class _Plan:
     label_ids: Mapping[str, int]
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files into `folder`. Memory holds the data rows of one file."""
-    plan, media_type = _plan(export), export.run.dataset.media_type
-    with _Files(folder / "data", plan) as files:
-        for annotated in rows:
-            if not annotated.answered:
-                export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
-            elif annotated.row.media_type != media_type:
-                export.tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
-            elif (row := _row(export, plan, annotated)) is not None:
-                files.add(row)
-    (folder / "README.md").write_bytes(_readme(export.run))
+def render(export: Export, plan: _Plan, annotated: AnnotatedRow) -> Rendered | None:
+    """One answered data row as JSON, which keeps every number."""
+    row = None
+    if not annotated.answered:
+        export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
+    elif annotated.row.media_type != export.run.dataset.media_type:
+        export.tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
+    else:
+        row = _row(export, plan, annotated)
+    return None if row is None else Rendered(annotated.split, (orjson.dumps(row),), {})
 
 
-def _plan(export: Export) -> _Plan:
-    run, store = export.run, export.store
-    categories, labels = feature_names(run, store, OBJECTS), feature_names(run, store, [ENTITIES])
+def write(run: Run, plan: _Plan, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`. Memory holds the data rows of one file, of each part of the run's split."""
+    (folder / "data").mkdir()
+    with ExitStack() as stack:
+        files = {part: stack.enter_context(_Files(folder / "data", SPLITS[part], plan)) for part in parts_of(run)}
+        for rendered in rows:
+            (row,) = rendered.contents
+            files[rendered.split].add(orjson.loads(row), len(row))
+    (folder / "README.md").write_bytes(_readme(run))
+
+
+def _plan(run: Run, overview: Overview) -> _Plan:
+    categories, labels = overview.feature_names(OBJECTS), overview.feature_names([ENTITIES])
     fields_of: Mapping[str, Mapping[str, _Feature]] = {
         "objects": {
             "category": _class_label(categories),
@@ -255,8 +267,8 @@ ITEMS: Mapping[str, Callable[[_Plan, Prediction], Json]] = {
 class _Files:
     """Numbered Parquet files of at most 1,000 data rows and about 100 MB; one at least, or nothing could be loaded."""
 
-    def __init__(self, folder: Path, plan: _Plan) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, split: str, plan: _Plan) -> None:
+        self._folder, self._split = folder, split
         features = {name: feature.json for name, feature in plan.columns.items()}
         about = {"huggingface": json.dumps({"info": {"features": features}})}
         self._schema = pa.schema([pa.field(name, f.arrow) for name, f in plan.columns.items()], metadata=about)
@@ -265,39 +277,28 @@ class _Files:
         self._number = 0
 
     def __enter__(self) -> Self:
-        self._folder.mkdir()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None and (self._rows or not self._number):
             self._flush()
 
-    def add(self, row: Json) -> None:
-        """One data row."""
-        size = _bytes_of(row)
-        if self._rows and (len(self._rows) == ROWS_PER_FILE or self._bytes + size > MAX_FILE_BYTES):
+    def add(self, row: Json, size_bytes: int) -> None:
+        """One data row, about as large as this."""
+        if self._rows and (len(self._rows) == ROWS_PER_FILE or self._bytes + size_bytes > MAX_FILE_BYTES):
             self._flush()
         self._rows.append(row)
-        self._bytes += size
+        self._bytes += size_bytes
 
     def _flush(self) -> None:
         self._number += 1
         table = pa.Table.from_pylist(self._rows, schema=self._schema)
-        pq.write_table(table, self._folder / f"train-{self._number:05}.parquet", compression="zstd")
+        pq.write_table(table, self._folder / f"{self._split}-{self._number:05}.parquet", compression="zstd")
         self._rows, self._bytes = [], 0
 
 
-def _bytes_of(value: object) -> int:
-    """About how many bytes a value takes in memory, in Arrow."""
-    if isinstance(value, str):
-        return len(value) + 4
-    if isinstance(value, Mapping):
-        return sum(map(_bytes_of, value.values()))
-    return sum(map(_bytes_of, value)) if isinstance(value, list | tuple) else 8
-
-
 def _readme(run: Run) -> bytes:
-    files = [{"split": "train", "path": "data/*.parquet"}]
+    files = [{"split": SPLITS[part], "path": f"data/{SPLITS[part]}-*.parquet"} for part in parts_of(run)]
     head = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
     about = (
         f"Predictions of run {run.name}: model {run.model.name} on dataset {run.dataset.name}, written by "
@@ -318,7 +319,11 @@ EXPORTER = Exporter(
         "entity_end": "exclusive",
         "score": "null where the model gave none",
         "image": "a reference: path or URL, no bytes",
-        "split": "all of it is train",
+        "without_split": "all of it is train",
     },
+    split="splits of the dataset: train, validation, test",
+    plan=_plan,
+    render=render,
     write=write,
+    renders_classes=True,
 )

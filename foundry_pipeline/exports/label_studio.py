@@ -11,8 +11,8 @@ Source: Label Studio's documentation, guide/predictions and tags.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 from urllib.parse import quote
@@ -22,8 +22,8 @@ import orjson
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
 from foundry_pipeline.exports.brush import brush_rle
 from foundry_pipeline.exports.documents import Document, Utf16, read_documents, span_of
-from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
-from foundry_pipeline.exports.label_studio_config import LABEL_TAGS, OBJECTS, LabelingConfig, Path
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter, Rendered
+from foundry_pipeline.exports.label_studio_config import LABEL_TAGS, OBJECTS, LabelingConfig, Path, control_name
 from foundry_pipeline.exports.pictures import (
     Size,
     box_in_picture,
@@ -36,6 +36,7 @@ from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
 from foundry_pipeline.exports.units import Unit, units_of, within_limit
 from foundry_pipeline.exports.xml_text import count_unsafe, xml_safe
+from foundry_pipeline.home import Run
 from foundry_pipeline.rows.media import TEXT_LIKE
 from foundry_pipeline.tables import EDGES, ENTITIES, MASKS, TEXTS
 
@@ -57,19 +58,28 @@ class _Region:
     """The picture's size; empty on texts."""
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: FilePath) -> None:
-    """Write the files into `folder`. Memory holds one data row, and the questions with their answers."""
-    config = LabelingConfig(export.run, export.store)
+def render(export: Export, _config: LabelingConfig, annotated: AnnotatedRow) -> Rendered | None:
+    """The task of one answered data row, and the questions that its prediction answers."""
+    if not annotated.answered:
+        export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
+        return None
+    documents = read_documents(export, annotated) if annotated.row.media_type in TEXT_LIKE else []
+    if documents is None:
+        return None
+    task = _Task(annotated, documents, picture_size(annotated), export.tally)
+    regions = list(task.regions())
+    if not export.takes(annotated, written=bool(regions)):
+        return None
+    return Rendered(annotated.split, (orjson.dumps(task.json(export.run.model.name, regions)),), {"asked": task.asked})
+
+
+def write(_run: Run, config: LabelingConfig, rows: Iterable[Rendered], folder: FilePath) -> None:
+    """Write the files into `folder`. Memory holds the questions with their answers."""
     with Shards(folder, "tasks", ".json", head=b"[\n", between=b",\n", tail=b"\n]\n", always=True) as files:
-        for annotated in rows:
-            if not annotated.answered:
-                export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
-                continue
-            task = _Task.of(export, config, annotated)
-            if task is not None:
-                regions = list(task.regions())
-                if export.takes(annotated, written=bool(regions)):
-                    files.add(orjson.dumps(task.json(export.run.model.name, regions)))
+        for rendered in rows:
+            files.add(*rendered.contents)
+            for question in rendered.about["asked"]:
+                config.add(tuple(question.pop("path")), **question)
     (folder / "labeling_config.xml").write_bytes(config.xml())
 
 
@@ -80,16 +90,9 @@ class _Task:
     annotated: AnnotatedRow
     documents: Sequence[Document]
     size: Size | None
-    config: LabelingConfig
     tally: Tally
-
-    @classmethod
-    def of(cls, export: Export, config: LabelingConfig, annotated: AnnotatedRow) -> _Task | None:
-        """None where the data row's text cannot be had."""
-        documents = read_documents(export, annotated) if annotated.row.media_type in TEXT_LIKE else []
-        if documents is None:
-            return None
-        return cls(annotated, documents, picture_size(annotated), config, export.tally)
+    asked: list[Json] = field(default_factory=list)
+    """What `LabelingConfig.add` takes, for each question that was answered."""
 
     def json(self, model: str, regions: Sequence[Json]) -> Json:
         """The task, with one prediction."""
@@ -97,6 +100,8 @@ class _Task:
         scores = [region["score"] for region in regions if "score" in region]
         prediction = {"model_version": model, **({"score": min(scores)} if scores else {}), "result": regions}
         data = {self._to_name: self._content(), "global_key": row.global_key, "data_row_id": row.data_row_id}
+        if self.annotated.split is not None:
+            data["split"] = self.annotated.split
         return {"data": data, "predictions": [prediction]}
 
     def regions(self) -> Iterator[Json]:
@@ -181,8 +186,9 @@ class _Task:
         is_text, answers = first.table == TEXTS.name, [p.values["answer"] for p in unit]
         is_multiple = first.values.get("kind") == "checklist"
         table = None if region is None else region.table
-        options = () if is_text else answers
-        name = self.config.add(path, table, is_text=is_text, is_multiple=is_multiple, answers=options)
+        about_it = {"table": table, "is_text": is_text, "is_multiple": is_multiple}
+        self.asked.append({"path": path, **about_it, "answers": [] if is_text else answers})
+        name = control_name(path, is_text=is_text)
         said = {"text": answers} if is_text else {"choices": [self._option(p) for p in unit]}
         place, frame = ({}, {}) if region is None else (region.place, region.frame)
         result_id = first.values["prediction_id"] if region is None else region.id
@@ -268,5 +274,8 @@ EXPORTER = Exporter(
         "id": "prediction_id; importing twice makes second tasks",
         "limits": "5,000 annotations of one feature on one data row: those of the highest scores",
     },
+    split="the field split of a task's data, which the data manager shows and filters by",
+    plan=LabelingConfig,
+    render=render,
     write=write,
 )

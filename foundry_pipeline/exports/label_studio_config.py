@@ -12,11 +12,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from foundry_pipeline.exports.features import feature_names
+from foundry_pipeline.exports.overview import Overview
 from foundry_pipeline.exports.xml_text import child, xml_bytes, xml_safe
 from foundry_pipeline.home import Run
 from foundry_pipeline.ontology import Classification, FeatureKind
-from foundry_pipeline.store import Store
 from foundry_pipeline.tables import EDGES, TABLE_OF_KIND, TABLES
 
 OBJECTS: Mapping[str, tuple[str, str]] = {
@@ -73,24 +72,23 @@ class _Question:
 class LabelingConfig:
     """Grows with the questions that are met; begins with those of the ontology."""
 
-    def __init__(self, run: Run, store: Store) -> None:
+    def __init__(self, run: Run, overview: Overview) -> None:
         self._run = run
         self._media_type = run.dataset.media_type
-        self._labels = {table: feature_names(run, store, [TABLES[table]]) for table in LABEL_TAGS[self._media_type]}
-        self._relations = feature_names(run, store, [EDGES])
+        self._labels = {table: overview.feature_names([TABLES[table]]) for table in LABEL_TAGS[self._media_type]}
+        self._relations = overview.feature_names([EDGES])
         self._questions: dict[str, _Question] = {}
         if run.model.ontology is not None:
             for tool in run.model.ontology.tools:
                 self._ask(tool.classifications, (run.feature_of(tool.name),), TABLE_OF_KIND[tool.kind].name)
             self._ask(run.model.ontology.classifications, (), None)
 
-    def add(self, path: Path, table: str | None, *, is_text: bool, is_multiple: bool, answers: Iterable[str]) -> str:
-        """The name of the control for this question, which has these answers among its options."""
+    def add(self, path: Path, table: str | None, *, is_text: bool, is_multiple: bool, answers: Iterable[str]) -> None:
+        """There is this question, and it has these answers among its options."""
         name = control_name(path, is_text=is_text)
         question = self._questions.setdefault(name, _Question(path, table, is_text))
         question.is_multiple |= is_multiple
         question.options.update(dict.fromkeys(answers))
-        return name
 
     def xml(self) -> bytes:
         """The configuration."""

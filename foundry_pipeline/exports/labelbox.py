@@ -23,7 +23,8 @@ import orjson
 
 from foundry_pipeline.data_rows import DataRow
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, Record, rle_of
-from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter, Rendered, no_plan
+from foundry_pipeline.exports.in_project import placed
 from foundry_pipeline.exports.pictures import Ltwh, clip_box, ltwh_of
 from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
@@ -48,22 +49,29 @@ IMPORTABLE: Mapping[str, frozenset[str]] = {
 Line = dict[str, Any]
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files of one export into `folder`. Memory holds the lines of one data row."""
+def render(export: Export, _plan: None, annotated: AnnotatedRow) -> Rendered:
+    """The import lines of one data row, and the line about it: every data row has one."""
+    lines = list(lines_of(export.run, annotated, export.tally))
+    _count_row(annotated, lines, export.tally)
+    contents = (b"".join(map(_json_line, lines)), _json_line(_about(annotated, len(lines))))
+    return Rendered(annotated.split, contents, {})
+
+
+def write(_run: Run, _plan: None, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files of one export into `folder`."""
     files = Shards(folder, "annotations", ".ndjson")
     with files, (folder / "data_rows.jsonl").open("wb") as about_rows:
-        for annotated in rows:
-            lines = list(lines_of(export.run, annotated, export.tally))
-            _count_row(annotated, lines, export.tally)
+        for rendered in rows:
+            lines, about = rendered.contents
             if lines:
-                files.add(b"".join(map(_json_line, lines)))
-            about_rows.write(_json_line(_about(annotated, len(lines))))
+                files.add(lines)
+            about_rows.write(about)
 
 
 def _count_row(annotated: AnnotatedRow, lines: Sequence[Line], tally: Tally) -> None:
     """NDJSON has no line for a data row without annotations, whatever `keep_empty` says."""
     if lines:
-        tally.rows_written += 1
+        tally.write_row(annotated)
     else:
         tally.leave_row_out(annotated, RowLoss.NOTHING_WRITTEN if annotated.answered else RowLoss.NOT_ANSWERED)
 
@@ -79,7 +87,9 @@ def lines_of(run: Run, annotated: AnnotatedRow, tally: Tally) -> Iterator[Line]:
         if first.table == "edges" and not {first.values["source_id"], first.values["target_id"]} <= written:
             tally.leave_out(first, Loss.RELATIONSHIP_ENDPOINT_MISSING)
         else:
-            yield _line(run, row, unit, tally)
+            line = _line(run, row, unit, tally)
+            project = run.project
+            yield line if project is None else placed(project, row.media_type, first.table, line, tally.unfit.add)
 
 
 def _importable(row: DataRow, predictions: Iterable[Prediction], tally: Tally) -> list[Prediction]:
@@ -321,6 +331,7 @@ def _about(annotated: AnnotatedRow, lines: int) -> Line:
         "outcome": annotated.outcome,
         "annotations": lines,
         **({"calls_unanswered": annotated.calls_unanswered} if annotated.calls_unanswered else {}),
+        **({} if annotated.split is None else {"split": annotated.split}),
     }
 
 
@@ -343,5 +354,8 @@ EXPORTER = Exporter(
         "uuid": "prediction_id; of a checklist a uuid5 of run, dataset, global key, question, frame and message",
         "relationships": "pre-label imports only",
     },
+    split="in data_rows.jsonl alone: an import has no place for it; a model run takes it with the data rows",
+    plan=no_plan,
+    render=render,
     write=write,
 )

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from foundry_pipeline.exports.annotated import NOT_ASKED
 from foundry_pipeline.exports.format import Exporter
-from foundry_pipeline.exports.publish import about_files
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally, by_reason
 from foundry_pipeline.home import Run
-from foundry_pipeline.store import Store, Written
-from foundry_pipeline.tables import DATA_ROWS, OUTCOMES, PREDICTION_TABLES, RESPONSES
+from foundry_pipeline.tables import OUTCOMES
 
 
 def manifest_of(
-    run: Run, store: Store, exporter: Exporter, tally: Tally, folder: str, files: Iterable[Written], slices: list[str]
+    run: Run,
+    exporter: Exporter[Any],
+    tally: Tally,
+    files: Sequence[Mapping[str, object]],
+    sums: Mapping[str, Mapping[str, str]],
 ) -> dict[str, object]:
     """The manifest. For all predictions and for each feature, `in` = `out` + the sum of `lost`; changes are in `out`.
 
     For data rows, the sum of `outcomes` = `written` + the sum of `left_out`. `calls_unanswered` are calls about data
-    rows of which others were answered: what is said of these rows is not all.
+    rows of which others were answered: what is said of these rows is not all. `files` are name, size and sha256 of each;
+    `sums` are slice -> table -> the sha256 that its last commit recorded.
     """
     return {
         "format": exporter.name,
@@ -32,6 +36,7 @@ def manifest_of(
         "ontology_mapping": dict(sorted(run.ontology_mapping.items())),
         "min_score": {"default": run.min_score.default, **dict(sorted(run.min_score.by_feature.items()))},
         "keep_empty": run.keep_empty,
+        **_split(run, exporter, tally),
         "conventions": dict(exporter.conventions),
         "data_rows": _row_counts(tally),
         "predictions": {
@@ -41,9 +46,17 @@ def manifest_of(
         },
         "lost": by_reason(tally.lost.values(), Loss),
         "changed": by_reason(tally.changed.values(), Change),
-        "files": about_files(folder, files),
-        "inputs": [_inputs(run, store, slice_key) for slice_key in slices],
+        "files": files,
+        "inputs": [{"slice": slice_key, "sha256": of_slice} for slice_key, of_slice in sums.items()],
     }
+
+
+def _split(run: Run, exporter: Exporter[Any], tally: Tally) -> dict[str, object]:
+    """The shares that the run asks for, how the format says which row is in which part, and the rows of each."""
+    if run.split is None:
+        return {}
+    rows = {part: tally.rows_of_split[part] for part in run.split.parts}
+    return {"split": {"shares": dict(run.split.shares), "written_as": exporter.split, "data_rows": rows}}
 
 
 def written_predictions(tally: Tally) -> int:
@@ -71,14 +84,3 @@ def _feature_counts(tally: Tally, feature: str) -> dict[str, object]:
     reasons = {"lost": by_reason([lost], Loss), "changed": by_reason([changed], Change)}
     came = tally.came[feature]
     return {"in": came, "out": came - lost.total()} | {name: counts for name, counts in reasons.items() if counts}
-
-
-def _inputs(run: Run, store: Store, slice_key: str) -> dict[str, object]:
-    """The slice's tables with the sha256 that their last commit recorded."""
-    owners = {DATA_ROWS.name: run.dataset.name}
-    sums = {}
-    for spec in (DATA_ROWS, RESPONSES, *PREDICTION_TABLES):
-        record = store.record(owners.get(spec.name, run.name), slice_key, spec.name)
-        if record is not None:
-            sums[spec.name] = record["sha256"]
-    return {"slice": slice_key, "sha256": sums}

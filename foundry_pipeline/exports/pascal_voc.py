@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +22,24 @@ from typing import BinaryIO
 import numpy as np
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
-from foundry_pipeline.exports.features import feature_names
-from foundry_pipeline.exports.file_names import PictureNames, class_words, picture_names, stem_of
-from foundry_pipeline.exports.format import PICTURES, Export, Exporter
+from foundry_pipeline.exports.file_names import PictureNames, class_words, stem_of
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter, Rendered, parts_of
+from foundry_pipeline.exports.overview import Overview
 from foundry_pipeline.exports.pictures import (
     Ltwh,
     Size,
     about_picture,
-    answered_pictures,
     box_around,
     box_in_picture,
     draw_ring,
+    is_answered_picture,
     mask_obstacle,
     picture_size,
     ring_in_picture,
 )
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
 from foundry_pipeline.exports.xml_text import child, count_unsafe, xml_bytes
+from foundry_pipeline.home import Run
 from foundry_pipeline.png import palette_png
 from foundry_pipeline.rle import Rle, to_dense
 from foundry_pipeline.tables import BOXES, MASKS, POLYGONS
@@ -76,65 +77,84 @@ class _Plan:
     palette_rgb: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """What is open during an export."""
-
-    folder: Path
-    listing: BinaryIO
-    segmented: BinaryIO
-    about: BinaryIO
-
-
-FOLDERS = ("Annotations", "ImageSets/Main", "ImageSets/Segmentation", "results/Main")
+SETS = ("ImageSets/Main", "ImageSets/Segmentation")
+FOLDERS = ("Annotations", *SETS, "results/Main")
 MASK_FOLDERS = ("SegmentationClass", "SegmentationObject")
+TRAINVAL = ("train", "val")
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files into `folder`. Memory holds one data row, two palette pictures, and the pictures' names."""
-    plan = _plan(export)
+def write(run: Run, plan: _Plan, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`, some of which are a file a picture."""
     for name in (*FOLDERS, *(MASK_FOLDERS if plan.has_masks else ())):
         (folder / name).mkdir(parents=True)
     (folder / "labelmap.txt").write_bytes(_label_map(plan))
-    for word in plan.words.values():
-        _results(folder, word).touch()
-    listings = ("ImageSets/Main/trainval.txt", "ImageSets/Segmentation/trainval.txt", "images.jsonl")
+    for part in parts_of(run):
+        for word in plan.words.values():
+            _results(folder, part, word).touch()
     with ExitStack() as stack:
-        files = _Files(folder, *(stack.enter_context((folder / name).open("wb")) for name in listings))
-        for annotated in answered_pictures(rows, export.tally):
-            _write_picture(export, plan, files, annotated)
+        about = stack.enter_context((folder / "images.jsonl").open("wb"))
+        names = {name for part in parts_of(run) for name in _lists(part)}
+        lists = {name: _open_lists(stack, folder, name, plan) for name in sorted(names)}
+        for rendered in rows:
+            _write_picture(folder, rendered)
+            about.write(rendered.contents[1])
+            for file in (file for name in _lists(rendered.split) for file in lists[name]):
+                file.write(f"{rendered.about['stem']}\n".encode())
 
 
-def _plan(export: Export) -> _Plan:
-    run, store = export.run, export.store
-    features = feature_names(run, store, (BOXES, MASKS, POLYGONS))
+def _lists(part: str | None) -> tuple[str, ...]:
+    """The image sets that a picture of this part is in, as the challenge calls them."""
+    if part is None:
+        return ("trainval",)
+    return (part, "trainval") if part in TRAINVAL else (part,)
+
+
+def _open_lists(stack: ExitStack, folder: Path, name: str, plan: _Plan) -> list[BinaryIO]:
+    """The lists of all pictures of a set, and of those with masks."""
+    main, segmented = (stack.enter_context((folder / kind / f"{name}.txt").open("wb")) for kind in SETS)
+    return [main, segmented] if plan.has_masks else [main]
+
+
+def _write_picture(folder: Path, rendered: Rendered) -> None:
+    stem = rendered.about["stem"]
+    xml, _, *pictures = rendered.contents
+    (folder / f"Annotations/{stem}.xml").write_bytes(xml)
+    for name, picture in zip(MASK_FOLDERS[: len(pictures)], pictures, strict=True):
+        (folder / f"{name}/{stem}.png").write_bytes(picture)
+    for word, lines in rendered.about["results"].items():
+        with _results(folder, rendered.split, word).open("ab") as file:  # opened each time: there may be thousands
+            file.write(lines.encode())
+
+
+def _plan(_run: Run, overview: Overview) -> _Plan:
+    features = overview.feature_names((BOXES, MASKS, POLYGONS))
     return _Plan(
         class_ids={name: i for i, name in enumerate(features, 1)},
         words=class_words(features),
-        names=picture_names(run, store),
-        has_masks=bool(feature_names(run, store, (MASKS, POLYGONS))),
+        names=overview.picture_names,
+        has_masks=bool(overview.feature_names((MASKS, POLYGONS))),
         palette_rgb=b"".join(bytes(_colour(i)) for i in range(256)),
     )
 
 
-def _write_picture(export: Export, plan: _Plan, files: _Files, annotated: AnnotatedRow) -> None:
+def render(export: Export, plan: _Plan, annotated: AnnotatedRow) -> Rendered | None:
+    """The XML, masks and result lines of one answered picture. Memory holds two palette pictures."""
+    if not is_answered_picture(annotated, export.tally):
+        return None
     size = picture_size(annotated)
     if size is None:
         export.tally.leave_row_out(annotated, RowLoss.PICTURE_SIZE_UNKNOWN, Loss.PICTURE_SIZE_UNKNOWN)
-        return
+        return None
     objects = list(_objects(annotated, size, export.tally))
     if not export.takes(annotated, written=bool(objects)):
-        return
+        return None
     file_name = plan.names.file_of(annotated.row, one_word=True)
     stem = stem_of(file_name)
-    if plan.has_masks:
-        _draw(plan, files.folder, stem, objects, size, export.tally)
-        files.segmented.write(f"{stem}\n".encode())
+    pictures = _drawn(plan, objects, size, export.tally) if plan.has_masks else ()
     root = _annotation(export, file_name, size, objects, segmented=plan.has_masks)
-    (files.folder / f"Annotations/{stem}.xml").write_bytes(xml_bytes(root))
-    _write_results(plan, files.folder, stem, objects, export.tally)
-    files.listing.write(f"{stem}\n".encode())
-    files.about.write(about_picture(annotated.row, file_name))
+    contents = (xml_bytes(root), about_picture(annotated.row, file_name), *pictures)
+    about = {"stem": stem, "results": _result_lines(plan, stem, objects, export.tally)}
+    return Rendered(annotated.split, contents, about)
 
 
 def _objects(annotated: AnnotatedRow, size: Size, tally: Tally) -> Iterator[_Object]:
@@ -211,7 +231,7 @@ def _at_edge(found: _Object, size: Size) -> bool:
     return left <= 0 or top <= 0 or left + width >= size[0] or top + height >= size[1]
 
 
-def _draw(plan: _Plan, folder: Path, stem: str, objects: Sequence[_Object], size: Size, tally: Tally) -> None:
+def _drawn(plan: _Plan, objects: Sequence[_Object], size: Size, tally: Tally) -> tuple[bytes, bytes]:
     """The two palette pictures. The highest score is drawn last; of equal ones the first in the reply."""
     classes, instances = np.zeros(size[::-1], np.uint8), np.zeros(size[::-1], np.uint8)
     drawn = dict(_drawable(plan, objects, tally))
@@ -225,8 +245,7 @@ def _draw(plan: _Plan, folder: Path, stem: str, objects: Sequence[_Object], size
     for place, pixels in drawn.items():
         if shown[place] < pixels.area:
             tally.change(objects[place - 1].prediction, Change.PARTLY_HIDDEN)
-    for name, picture in zip(MASK_FOLDERS, (classes, instances), strict=True):
-        (folder / name / f"{stem}.png").write_bytes(palette_png(picture, plan.palette_rgb))
+    return palette_png(classes, plan.palette_rgb), palette_png(instances, plan.palette_rgb)
 
 
 def _drawable(plan: _Plan, objects: Sequence[_Object], tally: Tally) -> Iterator[tuple[int, Rle]]:
@@ -239,22 +258,21 @@ def _drawable(plan: _Plan, objects: Sequence[_Object], tally: Tally) -> Iterator
                 tally.change(found.prediction, Change.MASK_NOT_DRAWN)
 
 
-def _write_results(plan: _Plan, folder: Path, stem: str, objects: Sequence[_Object], tally: Tally) -> None:
-    """A line an object into its class's file, which is opened each time: there may be thousands of classes."""
-    lines: defaultdict[str, list[bytes]] = defaultdict(list)
+def _result_lines(plan: _Plan, stem: str, objects: Sequence[_Object], tally: Tally) -> dict[str, str]:
+    """Class, as a word for a file's name -> a line an object."""
+    lines: defaultdict[str, str] = defaultdict(str)
     for found in objects:
         if found.prediction.values["score"] is None:
             tally.change(found.prediction, Change.SCORE_MISSING_WRITTEN_AS_1)
         left, top, width, height = found.ltwh
         numbers = (found.score, left + 1, top + 1, left + width, top + height)
-        lines[found.prediction.feature].append(f"{stem} {' '.join(map(_number, numbers))}\n".encode())
-    for feature, of_class in lines.items():
-        with _results(folder, plan.words[feature]).open("ab") as file:
-            file.writelines(of_class)
+        lines[plan.words[found.prediction.feature]] += f"{stem} {' '.join(map(_number, numbers))}\n"
+    return dict(lines)
 
 
-def _results(folder: Path, word: str) -> Path:
-    return folder / f"results/Main/comp4_det_test_{word}.txt"
+def _results(folder: Path, part: str | None, word: str) -> Path:
+    """Without a split, results are of the set `test`, where evaluations look for them."""
+    return folder / f"results/Main/comp4_det_{part or 'test'}_{word}.txt"
 
 
 def _number(value: float) -> str:
@@ -293,5 +311,11 @@ EXPORTER = Exporter(
         "pictures": "not copied: JPEGImages/ is where readers look for them; images.jsonl: where each one is",
         "truncated": "1 where the box reaches the picture's edge",
     },
+    split="image sets: ImageSets/*/train.txt, val.txt, test.txt; trainval.txt is train and val; "
+    "results/Main/comp4_det_<part>_<class>.txt",
+    plan=_plan,
+    render=render,
     write=write,
+    renders_classes=True,
+    renders_names=True,
 )

@@ -5,8 +5,6 @@ Pixels of the picture as displayed, after EXIF orientation, origin at its top le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -27,15 +25,15 @@ Ring = NDArray[np.float64]
 """A polygon's corners, shape (n, 2), x and y in pixels; the first is not repeated."""
 
 
-def answered_pictures(rows: Iterable[AnnotatedRow], tally: Tally) -> Iterator[AnnotatedRow]:
-    """The answered data rows that are pictures; all others are counted, with their predictions."""
-    for annotated in rows:
-        if not annotated.answered:
-            tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
-        elif annotated.row.media_type not in PICTURES:
-            tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
-        else:
-            yield annotated
+def is_answered_picture(annotated: AnnotatedRow, tally: Tally) -> bool:
+    """Whether this is one; all other data rows are counted, with their predictions."""
+    if not annotated.answered:
+        tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
+    elif annotated.row.media_type not in PICTURES:
+        tally.leave_row_out(annotated, RowLoss.OTHER_MEDIA_TYPE, Loss.NOT_IMPORTABLE_FOR_MEDIA)
+    else:
+        return True
+    return False
 
 
 def picture_size(annotated: AnnotatedRow) -> Size | None:

@@ -8,16 +8,17 @@ Source: OWASP, CSV injection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, kind_of, with_nested
-from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter
+from foundry_pipeline.exports.format import ALL_MEDIA, Export, Exporter, Rendered, no_plan
 from foundry_pipeline.exports.pictures import ltwh_of, ring_of
 from foundry_pipeline.exports.shards import Shards
 from foundry_pipeline.exports.tally import Change, RowLoss
+from foundry_pipeline.home import Run
 
 COLUMNS = (
     "global_key",
@@ -47,26 +48,38 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Cells = dict[str, object]
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files into `folder`. Memory holds one data row."""
-    head = _line(COLUMNS)
-    with Shards(folder, "predictions", ".csv", head=head, always=True) as files:
-        for annotated in rows:
-            if not annotated.answered:
-                export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
-            elif export.takes(annotated, written=bool(annotated.predictions)):
-                files.add(b"".join(_lines(export, annotated)))
+def render(export: Export, _plan: None, annotated: AnnotatedRow) -> Rendered | None:
+    """The lines of one answered data row."""
+    if not annotated.answered:
+        export.tally.leave_row_out(annotated, RowLoss.NOT_ANSWERED)
+    elif export.takes(annotated, written=bool(annotated.predictions)):
+        return Rendered(annotated.split, (b"".join(_lines(export, annotated)),), {})
+    return None
+
+
+def write(run: Run, _plan: None, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`."""
+    with Shards(folder, "predictions", ".csv", head=_line(_columns(run)), always=True) as files:
+        for rendered in rows:
+            files.add(*rendered.contents)
+
+
+def _columns(run: Run) -> tuple[str, ...]:
+    """The last one is there where the run has a split."""
+    return COLUMNS if run.split is None else (*COLUMNS, "split")
 
 
 def _lines(export: Export, annotated: AnnotatedRow) -> Iterator[bytes]:
+    columns = _columns(export.run)
     row: Cells = {"global_key": annotated.row.global_key, "data_row_id": annotated.row.data_row_id}
+    row["split"] = annotated.split
     if not annotated.predictions:
-        yield _line([_safe(row.get(name)) for name in COLUMNS])
+        yield _line([_safe(row.get(name)) for name in columns])
     for prediction in with_nested(annotated.predictions):
         cells = row | _cells(prediction)
         safe = {name: _safe(value) for name, value in cells.items()}
         _count_changes(export, prediction, cells, safe)
-        yield _line([safe.get(name) for name in COLUMNS])
+        yield _line([safe.get(name) for name in columns])
 
 
 def _cells(prediction: Prediction) -> Cells:
@@ -170,5 +183,8 @@ EXPORTER = Exporter(
         "quotes": "around texts; nothing between two commas is null",
         "formulas": "a text that begins with = + - @, a tab or a carriage return has ' in front, numbers excepted",
     },
+    split="the column split",
+    plan=no_plan,
+    render=render,
     write=write,
 )

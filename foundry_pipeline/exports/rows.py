@@ -28,11 +28,6 @@ ROWS_AT_ONCE = 100  # data rows as Python objects; the rest of the slice stays i
 SAME_FOR_ALL = frozenset({"run", "model", "dataset", "data_row_id", "call_id"})
 
 
-def exported_slices(run: Run, store: Store) -> list[str]:
-    """Keys of the slices that have data rows or answers, in order."""
-    return sorted({*store.slices(DATA_ROWS, run.dataset.name), *store.slices(RESPONSES, run.name)})
-
-
 def annotated_rows(run: Run, store: Store, slice_key: str, tally: Tally) -> Iterator[AnnotatedRow]:
     """The slice's data rows in order, each with the predictions that mapping and thresholds let out.
 
@@ -52,7 +47,9 @@ def annotated_rows(run: Run, store: Store, slice_key: str, tally: Tally) -> Iter
             outcome = "ok" if "ok" in of_calls else of_calls[0]
             unanswered = len(of_calls) - of_calls.count("ok") if len(of_calls) > 1 else 0
             records = [(name, upright(run, row, name, each)) for name, of_rows in by_table for each in of_rows[place]]
-            yield _annotated(run, AnnotatedRow(row, outcome, _trees(run, records, tally), unanswered), tally)
+            split = None if run.split is None else run.split.part_of(row.global_key)
+            annotated = AnnotatedRow(row, outcome, _trees(run, records, tally), unanswered, split)
+            yield _annotated(run, annotated, tally)
 
 
 @dataclass(frozen=True, slots=True)

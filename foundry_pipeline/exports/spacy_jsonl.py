@@ -9,28 +9,38 @@ Source: Prodigy's documentation, API, interfaces, ner and spans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
 
 from foundry_pipeline.exports.annotated import AnnotatedRow
-from foundry_pipeline.exports.documents import Document, Span, answered_texts, entities_of
-from foundry_pipeline.exports.format import TEXTS, Export, Exporter
-from foundry_pipeline.exports.shards import Shards
+from foundry_pipeline.exports.documents import Document, Span, answered_text, entities_of
+from foundry_pipeline.exports.format import TEXTS, Export, Exporter, Rendered, no_plan
+from foundry_pipeline.exports.shards import PartedShards
+from foundry_pipeline.home import Run
 
 
-def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-    """Write the files into `folder`. Memory holds one data row."""
-    with Shards(folder, "documents", ".jsonl", always=True) as files:
-        for annotated, documents in answered_texts(export, rows):
-            spans = entities_of(annotated, documents, export.tally)
-            if export.takes(annotated, written=bool(spans)):
-                lines = (
-                    _line(annotated, document, [span for span in spans if span.place == place])
-                    for place, document in enumerate(documents)
-                )
-                files.add(b"".join(lines))
+def render(export: Export, _plan: None, annotated: AnnotatedRow) -> Rendered | None:
+    """The lines of one answered text or conversation."""
+    documents = answered_text(export, annotated)
+    if documents is None:
+        return None
+    spans = entities_of(annotated, documents, export.tally)
+    if not export.takes(annotated, written=bool(spans)):
+        return None
+    lines = (
+        _line(annotated, document, [span for span in spans if span.place == place])
+        for place, document in enumerate(documents)
+    )
+    return Rendered(annotated.split, (b"".join(lines),), {})
+
+
+def write(run: Run, _plan: None, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`."""
+    with PartedShards(run, folder, "documents", ".jsonl", always=True) as files:
+        for rendered in rows:
+            files.add(rendered.contents[0], rendered.split)
 
 
 def _line(annotated: AnnotatedRow, document: Document, spans: list[Span]) -> bytes:
@@ -59,5 +69,8 @@ EXPORTER = Exporter(
         "score": "of each span, where the model gave one",
         "tokens": "none: Prodigy's add_tokens adds those of your pipeline",
     },
+    split="files of their own: documents-train-*.jsonl, and so on",
+    plan=no_plan,
+    render=render,
     write=write,
 )

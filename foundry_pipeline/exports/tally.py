@@ -6,8 +6,9 @@ Predictions are table rows, nested answers included, so that came in = written +
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from typing import Any
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction
 
@@ -81,10 +82,20 @@ class Tally:
         self.calls_unanswered = 0
         self.rows_with_predictions = 0
         self.rows_written = 0
+        self.rows_of_split: Counter[str] = Counter()
+        """Written data rows by the part of the run's split that they belong to."""
         self.rows_lost: Counter[RowLoss] = Counter()
         self.came: Counter[str] = Counter()
         self.lost: Counts = defaultdict(Counter)
         self.changed: Counts = defaultdict(Counter)
+        self.unfit: set[str] = set()
+        """What the project's ontology lacks of what would be written, in words. One is enough to write nothing."""
+
+    def write_row(self, annotated: AnnotatedRow) -> None:
+        """The data row is in the export."""
+        self.rows_written += 1
+        if annotated.split is not None:
+            self.rows_of_split[annotated.split] += 1
 
     def leave_out(self, prediction: Prediction, why: Loss) -> None:
         """The prediction is not written, and with it everything nested under it."""
@@ -105,6 +116,36 @@ class Tally:
         self.rows_lost[why] += 1
         if of_predictions is not None:
             self.leave_out_all(annotated.predictions, of_predictions)
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts, for `add`."""
+        counters: Sequence[Mapping[Any, int]] = (self.outcomes, self.rows_of_split, self.rows_lost, self.came)
+        return {
+            "rows": [self.rows_with_predictions, self.rows_written, self.calls_unanswered],
+            "counters": [_plain(counter) for counter in counters],
+            "unfit": sorted(self.unfit),
+            "by_feature": [{f: _plain(c) for f, c in counts.items()} for counts in (self.lost, self.changed)],
+        }
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Count what another tally has counted, as its `as_json` says it."""
+        with_predictions, written, calls_unanswered = counts["rows"]
+        self.rows_with_predictions += with_predictions
+        self.rows_written += written
+        self.calls_unanswered += calls_unanswered
+        outcomes, of_split, rows_lost, came = counts["counters"]
+        self.outcomes.update(outcomes)
+        self.rows_of_split.update(of_split)
+        self.rows_lost.update({RowLoss(why): count for why, count in rows_lost.items()})
+        self.came.update(came)
+        self.unfit.update(counts["unfit"])
+        for mine, theirs, reason in zip((self.lost, self.changed), counts["by_feature"], (Loss, Change), strict=True):
+            for feature, of_feature in theirs.items():
+                mine[feature].update({reason(why): count for why, count in of_feature.items()})
+
+
+def _plain(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {str(what): count for what, count in counts.items()}
 
 
 def by_reason(counts: Iterable[Counter[StrEnum]], reasons: type[StrEnum]) -> dict[str, int]:

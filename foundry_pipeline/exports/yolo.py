@@ -1,7 +1,8 @@
 """YOLO labels as Ultralytics trains on: `labels/<picture>.txt`, a line an object, coordinates as shares of the picture.
 
 `data.yaml` names the classes and lists the pictures, `images.txt`, by the name that their labels have; pictures are not
-copied: put or link each one into `images/`, where `images.jsonl` says where it comes from. A picture in which nothing
+copied: put or link each one into `images/`, where `images.jsonl` says where it comes from. Where the run has a split,
+its parts are folders in `images/` and `labels/`, as `data.yaml` then says. A picture in which nothing
 was found has an empty file; no file means "not labelled". Scores stand in `scores.jsonl`: a sixth column is what
 `yolo predict` writes, but its trainer leaves a picture out whose labels have one.
 
@@ -12,32 +13,32 @@ outside 0 to 1, with other than five columns, or with an odd number of a polygon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import orjson
 import yaml
 
 from foundry_pipeline.exports.annotated import AnnotatedRow, Prediction, rle_of
-from foundry_pipeline.exports.features import feature_names
-from foundry_pipeline.exports.file_names import picture_names, stem_of
-from foundry_pipeline.exports.format import PICTURES, Export, Exporter
+from foundry_pipeline.exports.file_names import PictureNames, stem_of
+from foundry_pipeline.exports.format import PICTURES, Export, Exporter, Rendered, parts_of
 from foundry_pipeline.exports.outlines import outlines
+from foundry_pipeline.exports.overview import Overview
 from foundry_pipeline.exports.pictures import (
     Ring,
     Size,
     about_picture,
-    answered_pictures,
     box_in_picture,
+    is_answered_picture,
     mask_obstacle,
     picture_size,
     ring_in_picture,
 )
 from foundry_pipeline.exports.tally import Change, Loss, RowLoss, Tally
+from foundry_pipeline.home import Run
 from foundry_pipeline.tables import BOXES, MASKS, POLYGONS, TABLES
 
 DECIMALS = 8
@@ -49,33 +50,47 @@ Labels = list[tuple[Prediction, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """What is open during an export."""
+class _Plan:
+    """The classes in the order of their numbers, and how pictures are called."""
 
-    labels: Path
-    listing: BinaryIO
-    about: BinaryIO
-    scores: BinaryIO
+    class_ids: Mapping[str, int]
+    names: PictureNames
 
 
-def _writer(lines_of: Mapping[str, LinesOf]) -> Callable[[Export, Iterator[AnnotatedRow], Path], None]:
-    """The function that writes an export of these tables. Memory holds one data row, and the pictures' names."""
+def _planner(tables: Iterable[str]) -> Callable[[Run, Overview], _Plan]:
+    def plan(_run: Run, overview: Overview) -> _Plan:
+        classes = overview.feature_names([TABLES[table] for table in tables])
+        return _Plan({name: i for i, name in enumerate(classes)}, overview.picture_names)
 
-    def write(export: Export, rows: Iterator[AnnotatedRow], folder: Path) -> None:
-        classes = feature_names(export.run, export.store, [TABLES[table] for table in lines_of])
-        class_ids = {name: i for i, name in enumerate(classes)}
-        names = picture_names(export.run, export.store)
-        (folder / "labels").mkdir()
-        (folder / "data.yaml").write_bytes(_data_yaml(classes))
-        with ExitStack() as stack:
-            of_all = ("images.txt", "images.jsonl", "scores.jsonl")
-            files = _Files(folder / "labels", *(stack.enter_context((folder / name).open("wb")) for name in of_all))
-            for annotated in answered_pictures(rows, export.tally):
-                labels = _labels(export, annotated, lines_of)
-                if labels is not None:
-                    _write_picture(files, annotated, names.file_of(annotated.row), labels, class_ids)
+    return plan
 
-    return write
+
+def _renderer(lines_of: Mapping[str, LinesOf]) -> Callable[[Export, _Plan, AnnotatedRow], Rendered | None]:
+    """The function that renders these tables."""
+
+    def render(export: Export, plan: _Plan, annotated: AnnotatedRow) -> Rendered | None:
+        if not is_answered_picture(annotated, export.tally):
+            return None
+        labels = _labels(export, annotated, lines_of)
+        return None if labels is None else _rendered(annotated, plan, labels)
+
+    return render
+
+
+def write(run: Run, plan: _Plan, rows: Iterable[Rendered], folder: Path) -> None:
+    """Write the files into `folder`, which gets a file a picture."""
+    for part in parts_of(run):
+        (folder / "labels" / (part or "")).mkdir(parents=True)
+    (folder / "data.yaml").write_bytes(_data_yaml(run, plan))
+    with ExitStack() as stack:
+        of_all = ("images.txt", "images.jsonl", "scores.jsonl")
+        listing, about, scores = (stack.enter_context((folder / name).open("wb")) for name in of_all)
+        for rendered in rows:
+            label_lines, about_line, score_lines = rendered.contents
+            (folder / rendered.about["label_file"]).write_bytes(label_lines)
+            listing.write(f"./images/{rendered.about['file_name']}\n".encode())
+            about.write(about_line)
+            scores.write(score_lines)
 
 
 def _labels(export: Export, annotated: AnnotatedRow, lines_of: Mapping[str, LinesOf]) -> Labels | None:
@@ -97,18 +112,19 @@ def _labels(export: Export, annotated: AnnotatedRow, lines_of: Mapping[str, Line
     return labels if export.takes(annotated, written=bool(labels)) else None
 
 
-def _write_picture(
-    files: _Files, annotated: AnnotatedRow, file_name: str, labels: Labels, class_ids: Mapping[str, int]
-) -> None:
-    label_file = f"{stem_of(file_name)}.txt"
-    lines = [f"{class_ids[prediction.feature]} {shares}\n" for prediction, shares in labels]
-    (files.labels / label_file).write_text("".join(lines))
-    files.listing.write(f"./images/{file_name}\n".encode())
-    files.about.write(about_picture(annotated.row, file_name))
-    for line, (prediction, _) in enumerate(labels, 1):
-        said = {"prediction_id": prediction.values["prediction_id"], "score": prediction.values["score"]}
-        score = {"file": f"labels/{label_file}", "line": line, **said}
-        files.scores.write(orjson.dumps(score, option=orjson.OPT_APPEND_NEWLINE))
+def _rendered(annotated: AnnotatedRow, plan: _Plan, labels: Labels) -> Rendered:
+    folder = "" if annotated.split is None else f"{annotated.split}/"
+    file_name = folder + plan.names.file_of(annotated.row)
+    label_file = f"labels/{stem_of(file_name)}.txt"
+    lines = [f"{plan.class_ids[prediction.feature]} {shares}\n" for prediction, shares in labels]
+    scores = [_score(label_file, line, prediction) for line, (prediction, _) in enumerate(labels, 1)]
+    contents = ("".join(lines).encode(), about_picture(annotated.row, file_name), b"".join(scores))
+    return Rendered(annotated.split, contents, {"file_name": file_name, "label_file": label_file})
+
+
+def _score(label_file: str, line: int, prediction: Prediction) -> bytes:
+    said = {"prediction_id": prediction.values["prediction_id"], "score": prediction.values["score"]}
+    return orjson.dumps({"file": label_file, "line": line, **said}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _number(share: float) -> str:
@@ -116,9 +132,12 @@ def _number(share: float) -> str:
     return f"{min(max(share, 0.0), 1.0):.{DECIMALS}f}".rstrip("0").rstrip(".")
 
 
-def _data_yaml(classes: list[str]) -> bytes:
-    """Without `path`, both lists are looked for beside this file. Splitting is the trainer's matter."""
-    data = {"train": "images.txt", "val": "images.txt", "names": dict(enumerate(classes))}
+def _data_yaml(run: Run, plan: _Plan) -> bytes:
+    """Without `path`, everything is looked for beside this file. A trainer needs both `train` and `val`."""
+    names = dict(enumerate(plan.class_ids))
+    places = {part: f"images/{part}" for part in run.split.parts} if run.split else {"train": "images.txt"}
+    first = next(iter(places.values()))
+    data = {"train": first, "val": first, **places, "names": names}
     text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return text.encode()
 
@@ -173,20 +192,33 @@ SHARED = {
     "empty_file": "the picture was answered and nothing was found",
     "pictures": "not copied: put or link each into images/ under the name in images.txt; images.jsonl: where it is",
     "score": "in scores.jsonl, by label file and line from 1: trainers leave out pictures that have a sixth column",
-    "split": "train and val are the same list",
+    "without_split": "train and val are the same list",
 }
+SPLIT = "folders of their own, images/train and labels/train and so on, which data.yaml names"
 
+DETECT_TABLES: Mapping[str, LinesOf] = {BOXES.name: _box, MASKS.name: _box, POLYGONS.name: _box}
 DETECT = Exporter(
     name="yolo_detect",
     version=1,
     media_types=PICTURES,
     conventions={"line": "class, centre x, centre y, width, height"} | SHARED,
-    write=_writer({BOXES.name: _box, MASKS.name: _box, POLYGONS.name: _box}),
+    split=SPLIT,
+    plan=_planner(DETECT_TABLES),
+    render=_renderer(DETECT_TABLES),
+    write=write,
+    renders_classes=True,
+    renders_names=True,
 )
+SEGMENT_TABLES: Mapping[str, LinesOf] = {MASKS.name: _mask, POLYGONS.name: _polygon}
 SEGMENT = Exporter(
     name="yolo_segment",
     version=1,
     media_types=PICTURES,
     conventions={"line": "class, x1, y1, x2, y2, ...: one outer ring, along the pixels' edges"} | SHARED,
-    write=_writer({MASKS.name: _mask, POLYGONS.name: _polygon}),
+    split=SPLIT,
+    plan=_planner(SEGMENT_TABLES),
+    render=_renderer(SEGMENT_TABLES),
+    write=write,
+    renders_classes=True,
+    renders_names=True,
 )
