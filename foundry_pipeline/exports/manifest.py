@@ -23,8 +23,8 @@ def manifest_of(
     """The manifest. For all predictions and for each feature, `in` = `out` + the sum of `lost`; changes are in `out`.
 
     For data rows, the sum of `outcomes` = `written` + the sum of `left_out`. `calls_unanswered` are calls about data
-    rows of which others were answered: what is said of these rows is not all. `files` are name, size and sha256 of each;
-    `sums` are slice -> table -> the sha256 that its last commit recorded.
+    rows of which others were answered: what is said of these rows is not all. `files` are name, size and sha256 of
+    each; `sums` are slice -> table -> the sha256 that its last commit recorded.
     """
     return {
         "format": exporter.name,
