@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from assets.audit import audit_answers
 
 from foundry_pipeline.asks import calls_of_slice
 from foundry_pipeline.config.settings import Settings
@@ -22,6 +21,7 @@ from foundry_pipeline.exports.rows import annotated_rows
 from foundry_pipeline.exports.tally import Tally
 from foundry_pipeline.invoke import Progress
 from foundry_pipeline.preview.preview import dataset_rows, named_rows, preview_run
+from foundry_pipeline.quality.audit import audit_answers
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.tables import DATA_ROWS
 from tests.fake_model import FakeModel, Reply, Request
