@@ -27,14 +27,17 @@ ROWS, BOXES_PER_ROW, MASKS_PER_ROW, ENTITIES_PER_ROW, ROUNDS = 500, 20, 1, 10, 3
 MASK_HW, MASK_COPIES = (480, 640), 40
 TEXT = "Tom and Bob are happy to work at IBM, and Ann is, too. " * 8
 OF_BOXES = ("labelbox", "coco", "yolo_detect", "pascal_voc", "label_studio", "cvat", "huggingface", "csv")
-OF_MASKS = ("labelbox", "coco", "yolo_segment", "pascal_voc", "label_studio", "cvat")
+OF_MASKS = ("labelbox", "coco", "yolo_segment", "pascal_voc", "label_studio", "cvat", "huggingface", "csv")
+SLICES = 10
+OF_AGAIN = ("labelbox", "coco")
 OF_ENTITIES = ("labelbox", "label_studio", "spacy", "conll", "huggingface", "csv")
 
 
 def run() -> list[Ratio]:
     """Export throughput per format, and masks to PNG."""
     with tempfile.TemporaryDirectory() as folder:
-        return [*_export_ratios(Path(folder)), *_json_ratios(Path(folder)), *_png_ratios()]
+        at = Path(folder)
+        return [*_export_ratios(at), *_json_ratios(at), *_again_ratios(at / "again"), *_png_ratios()]
 
 
 def _export_ratios(folder: Path) -> list[Ratio]:
@@ -49,7 +52,7 @@ def _export_ratio(of_run: Run, folder: Path, name: str) -> Ratio:
     store, made = Store(folder), folder / f"annotations/run={of_run.name}/{name}"
     export_run(of_run, store, name)
     contents = {p.relative_to(made): p.read_bytes() for p in made.rglob("*") if p.is_file()}
-    times = _interleaved(lambda: export_run(of_run, store, name), lambda: _write(contents, folder))
+    times = _interleaved(lambda: export_run(of_run, store, name, fresh=True), lambda: _write(contents, folder))
     rows_per_s, size_bytes = ROWS / statistics.median(ours for ours, _ in times), sum(map(len, contents.values()))
     return _ratio(
         f"{name}, {of_run.name}",
@@ -73,7 +76,7 @@ def _json_ratios(folder: Path) -> list[Ratio]:
     for name in ("labelbox", "coco"):
         items = _items(folder / f"annotations/run={of_run.name}/{name}")
         times = _interleaved(
-            lambda name=name: export_run(of_run, store, name), lambda items=items: _dump(items, folder)
+            lambda name=name: export_run(of_run, store, name, fresh=True), lambda items=items: _dump(items, folder)
         )
         ratios.append(
             _ratio(
@@ -82,6 +85,30 @@ def _json_ratios(folder: Path) -> list[Ratio]:
                 f"rows/s, tables of {ROWS} rows x {BOXES_PER_ROW} boxes -> checked files",
                 "rows/s, json.dumps of the same items, ready in memory -> file",
                 [direct / ours for ours, direct in times],
+            )
+        )
+    return ratios
+
+
+def _again_ratios(folder: Path) -> list[Ratio]:
+    """After one slice of many has changed: the export against one that takes nothing from the one before."""
+    store, of_run = Store(folder), _fill_boxes(folder, SLICES)
+    ratios = []
+    for name in OF_AGAIN:
+        export_run(of_run, store, name)
+
+        def again(name: str = name) -> None:
+            _fill_boxes(folder, 1)
+            export_run(of_run, store, name)
+
+        times = _interleaved(again, lambda name=name: export_run(of_run, store, name, fresh=True))
+        ratios.append(
+            _ratio(
+                f"{name}, one slice changed",
+                "reported",
+                f"CPU, export after one of {SLICES} slices of {ROWS} rows has changed",
+                "CPU, the same export made anew",
+                [ours / anew for ours, anew in times],
             )
         )
     return ratios
@@ -164,12 +191,14 @@ def _blobs(rng: np.random.Generator) -> np.ndarray:
     return ((x - 200) ** 2 + (y - 200) ** 2 + ragged < 90**2) | ((x - 420) ** 2 + (y - 300) ** 2 + ragged < 120**2)
 
 
-def _fill_boxes(folder: Path) -> Run:
-    """One slice of a run that found boxes everywhere."""
-    keys = [f"{number:06}.jpg" for number in range(ROWS)]
+def _fill_boxes(folder: Path, slices: int = 1) -> Run:
+    """The first slices of a run that found boxes everywhere."""
     places = np.random.default_rng(1).uniform(0, 600, (4, ROWS * BOXES_PER_ROW)).round(2)
     said = dict(zip(("left", "top", "width", "height"), places, strict=True))
-    return _fill(folder, "boxes", keys, BOXES, BOXES_PER_ROW, said, row_data=keys)
+    for at in range(slices):
+        keys = [f"{number:06}.jpg" for number in range(at * ROWS, (at + 1) * ROWS)]
+        of_run = _fill(folder, "boxes", keys, BOXES, BOXES_PER_ROW, said, row_data=keys, slice_key=f"{at:06}")
+    return of_run
 
 
 def _fill_masks(folder: Path) -> Run:
@@ -205,6 +234,7 @@ def _fill(
     row_data: list[str],
     media: str = "image",
     size: tuple[int, int] = (1280, 720),
+    slice_key: str = "000000",
 ) -> Run:
     manifest = Manifest("bench", "bench", "bench.yaml", "http://127.0.0.1:1/", 1.0)
     of_run = Run(name, "bench.yaml", manifest, Dataset(name, "bench.yaml", folder, media, "*"))
@@ -218,9 +248,9 @@ def _fill(
         "attempts": [1] * ROWS,
     }
     store = Store(folder)
-    store.commit(name, "000000", {DATA_ROWS.name: _table(DATA_ROWS, ROWS, rows | sizes)})
+    store.commit(name, slice_key, {DATA_ROWS.name: _table(DATA_ROWS, ROWS, rows | sizes)})
     predictions = _predictions(name, keys, spec, per_row, said)
-    store.commit(name, "000000", {RESPONSES.name: _table(RESPONSES, ROWS, answers), spec.name: predictions})
+    store.commit(name, slice_key, {RESPONSES.name: _table(RESPONSES, ROWS, answers), spec.name: predictions})
     return of_run
 
 
