@@ -6,6 +6,8 @@ The tests of what both kinds have in common run on SQLite and on PostgreSQL.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -317,3 +319,40 @@ def test_the_file_system_is_the_one_that_the_system_tells(tmp_path: Path) -> Non
     assert file_system_type(tmp_path) == int(told.stdout, 16)
     assert file_system_type(Path("/proc")) == 0x9FA0
     assert file_system_type(tmp_path / "missing") is None
+
+
+_FIRST_LAYOUT = """
+    CREATE TABLE calls (call_id VARCHAR(64) NOT NULL PRIMARY KEY, global_key TEXT NOT NULL, attempts INTEGER NOT NULL,
+        in_flight BOOLEAN NOT NULL, outcome VARCHAR(24), http_status INTEGER, sent_us BIGINT, latency_ms FLOAT,
+        reply BLOB, reply_sha256 BLOB, error TEXT, message TEXT);
+    CREATE TABLE attempts (call_id VARCHAR(64) NOT NULL, attempt INTEGER NOT NULL, sent_us BIGINT NOT NULL,
+        http_status INTEGER, error TEXT NOT NULL, message TEXT NOT NULL, evidence BLOB, PRIMARY KEY (call_id, attempt));
+    INSERT INTO attempts VALUES ('failed', 1, 5, 500, 'http_500', 'no', x'00');
+"""
+
+
+def test_answers_in_a_ledger_of_the_first_layout_are_used_and_one_that_has_rotted_is_asked_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "00001.sqlite"
+    digest = hashlib.sha256(b"{}").digest()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(_FIRST_LAYOUT)
+        connection.executemany(
+            "INSERT INTO calls VALUES (?, 'k', 1, ?, ?, 200, 5, 1.5, ?, ?, NULL, NULL)",
+            [
+                ("fine", 0, "ok", b"{}", digest),
+                ("rotten", 0, "ok", b"{]", digest),
+                ("failed", 0, "failed", None, None),
+                ("open", 1, None, None, None),
+            ],
+        )
+        connection.commit()
+    for _ in range(2):
+        ledger = Ledger(path)
+        assert ledger.outcomes() == {"fine": "ok", "failed": "failed"}
+        assert ledger.answers(["fine"])["fine"] == Answer("fine", "ok", 1, 200, 5, 1.5, b"{}")
+        assert (ledger.unknown, ledger.damaged) == (frozenset({"open"}), 0)
+        ledger.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT call_id, error FROM attempts").fetchall() == [("failed", "http_500")]

@@ -204,7 +204,7 @@ def _answer_values(scope: Scope, answer: Answer) -> dict[str, Any]:
         "sent_us": answer.sent_us,
         "latency_ms": answer.latency_ms,
         "reply": answer.reply,
-        "sha256": _sha256(answer),
+        "sha256": sha256_of(answer),
         "error": answer.error,
         "message": answer.message,
     }
@@ -223,7 +223,7 @@ def read(row: Sequence[Any]) -> tuple[Answer, bool]:
     return answer, _is_whole(answer, digest)
 
 
-def _sha256(answer: Answer) -> bytes:
+def sha256_of(answer: Answer) -> bytes:
     """Over what the answer says, and of which call: a damaged id or outcome would mislead as well."""
     said = (answer.call_id, answer.outcome, answer.http_status, answer.latency_ms, _storable(answer.error))
     digest = hashlib.sha256(repr(said).encode())
@@ -240,7 +240,7 @@ def _is_whole(answer: Answer, digest: object) -> bool:
         return False
     if message is not None and (type(message) is not str or not is_text(message)):
         return False
-    return _sha256(answer) == digest
+    return sha256_of(answer) == digest
 
 
 class _Upserts(NamedTuple):

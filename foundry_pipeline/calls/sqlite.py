@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from foundry_pipeline.calls.ballast import Ballast
 from foundry_pipeline.calls.lease import make_private_folder
+from foundry_pipeline.calls.ledger_layout import upgrade
 from foundry_pipeline.calls.ledger_tables import METADATA, Scope
 from foundry_pipeline.errors import StorageError
 
@@ -39,6 +40,8 @@ class SqliteFile:
             f"sqlite+pysqlite:///{path}", poolclass=sa.pool.QueuePool, pool_size=2, hide_parameters=True
         )
         sa.event.listen(self._engine, "connect", _durable)
+        if is_ours:
+            self.run(upgrade)
         self.run(METADATA.create_all)
 
     def __str__(self) -> str:
