@@ -142,7 +142,7 @@ def _is_working(instance: dg.DagsterInstance, job_name: str) -> bool:
 
 
 def rescue_sensor(runs: Mapping[str, Run], jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
-    """Decodes and exports the slices that were answered in a run that then failed for others. On by default.
+    """Decodes and exports the slices that were answered in a run that then failed for others. Off by default.
 
     Needed for runs of jobs only (schedules, the growth sensors): a step whose neighbour failed is not started. A
     backfill from the UI does without, since tables have a backfill policy of their own.
@@ -153,7 +153,7 @@ def rescue_sensor(runs: Mapping[str, Run], jobs: Sequence[AssetJob]) -> dg.Senso
         run_status=dg.DagsterRunStatus.FAILURE,
         monitored_jobs=list(jobs),
         request_jobs=list(jobs),
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=dg.DefaultSensorStatus.STOPPED,
         description="When some slices of a job's run fail, decodes and exports the others.",
     )
     def tables_of_good_slices(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest | dg.SkipReason]:

@@ -203,9 +203,9 @@ def test_the_rows_without_an_answer_and_their_reasons_stand_on_the_slice(place: 
     assert "not this one" in table
 
 
-def test_nothing_is_launched_that_nobody_turned_on_but_the_tables_of_good_slices(root: Path) -> None:
+def test_nothing_is_launched_that_nobody_turned_on(root: Path) -> None:
     write_file(root / "runs/more.yaml", "model: mood\ndataset: notes\nschedule: '0 2 * * *'\nfollow_dataset: true\n")
     repository = definitions_of(root).get_repository_def()
     assert {schedule.default_status for schedule in repository.schedule_defs} == {dg.DefaultScheduleStatus.STOPPED}
     running = {s.name for s in repository.sensor_defs if s.default_status == dg.DefaultSensorStatus.RUNNING}
-    assert running == {"tables_of_good_slices"}
+    assert running == set()

@@ -95,7 +95,7 @@ def test_jobs_schedules_and_sensors_are_named_after_files(root: Path) -> None:
     assert {sensor.name: sensor.default_status.value for sensor in repository.sensor_defs} == {
         "notes_growth": "STOPPED",
         "street_growth": "STOPPED",
-        "tables_of_good_slices": "RUNNING",
+        "tables_of_good_slices": "STOPPED",
         "made_when_answers_come": "STOPPED",
     }
 
