@@ -58,8 +58,6 @@ class Crew:
         try:
             self._listen(futures, gauge)
         except KeyboardInterrupt:
-            self._stop.set()
-            gauge.display.say("stopping: calls in flight come home, for up to ten seconds. Again: leave at once")
             self._wait_for_the_last(futures, gauge)
             raise Interrupted(gauge.so_far) from None
         results = [_result(task, future) for task, future in zip(tasks, futures, strict=True)]
@@ -87,6 +85,8 @@ class Crew:
 
     def _wait_for_the_last(self, futures: Sequence[Future[Result]], gauge: Gauge) -> None:
         try:
+            self._stop.set()
+            gauge.display.say("stopping: calls in flight come home, for up to ten seconds. Again: leave at once")
             self._listen(futures, gauge)
         except KeyboardInterrupt:
             os._exit(130)  # a thread of calls would hold the interpreter back; every answer so far is on disk
