@@ -186,7 +186,7 @@ def send_export(arguments: argparse.Namespace, environ: Mapping[str, str], out: 
     store = Store(warehouse_of(home.root, environ))
     if arguments.dry_run:
         print("dry run: nothing is sent", file=out)
-        return _print_sending(send_run(run, store, order, None), out)
+        return _print_sending(send_run(run, store, order, None), out, is_dry=True)
     sent_with, scrub = bearer(API_KEY, arguments.url, environ, home.settings)
     with Platform(sent_with, scrub, url=arguments.url) as platform:
         return _print_sending(send_run(run, store, order, platform), out)
@@ -212,18 +212,16 @@ def _order(arguments: argparse.Namespace) -> Order:
     return Order(target, place, arguments.priority if arguments.batch else None, annotate)
 
 
-def _print_sending(sending: Iterable[str | SendReport], out: TextIO) -> int:
+def _print_sending(sending: Iterable[str | SendReport], out: TextIO, *, is_dry: bool = False) -> int:
     failed = 0
     for said in sending:
         if isinstance(said, str):
             print(said, file=out, flush=True)
             continue
         failed = said.failed
-        print(
-            f"{said.sent} lines sent, {said.failed} of them failed; {said.already} were there already; "
-            f"{said.unsendable} relationships are for pre-labels alone",
-            file=out,
-        )
+        did = f"{said.sent} lines would be sent" if is_dry else f"{said.sent} lines sent, {said.failed} of them failed"
+        left_out = f"; {said.unsendable} relationships are for pre-labels alone" if said.unsendable else ""
+        print(f"{did}; {said.already} were there already{left_out}", file=out)
         for message, count in said.messages.most_common(5):
             print(f"  {count} failed: {message}", file=out)
     return 1 if failed else 0

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +27,21 @@ from foundry_pipeline.rows.datasets import DatasetReport, load_dataset
 from foundry_pipeline.store import Store
 from foundry_pipeline.tables import DATA_ROWS, RESPONSES, TABLES
 from tests.decoding import EVERYTHING
-from tests.fake_model import Request
+from tests.fake_model import FakeModel, Request
 
 SLICE = "00000"
+CHECKOUT = Path(__file__).parent.parent
+
+
+def kill_at(model: FakeModel, child: str, arrivals: Sequence[int]) -> None:
+    """Run `child`, a Python script that calls `model`, and kill -9 it once so many requests came; then the next one."""
+    for least in arrivals:
+        process = subprocess.Popen([sys.executable, "-c", child], cwd=CHECKOUT)
+        while len(model.requests) < least and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        time.sleep(0.1)
 
 
 @dataclass

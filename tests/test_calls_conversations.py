@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +13,7 @@ import pytest
 from foundry_pipeline.invoke import CallOptions
 from tests.decoding import checklist, ontology, options, radio, text
 from tests.fake_model import FakeModel, Reply, Request
-from tests.media_bench import MediaBench, turns_in
+from tests.media_bench import CHECKOUT, MediaBench, kill_at, turns_in
 
 CHAT = ontology(radio("mood", *options("good", "bad")), checklist("topics", "price", "time"), text("reply"))
 
@@ -302,15 +298,8 @@ def every_turn(root: Path, url: str) -> MediaBench:
 
 def test_kill_9_in_the_middle_of_conversations_buys_no_turn_twice(model: FakeModel, tmp_path: Path) -> None:
     model.answer = lambda request: Reply(echo(request).body, delay_s=0.03)
-    checkout = Path(__file__).parent.parent
-    child = _CHILD.format(checkout=str(checkout), root=str(tmp_path), url=model.url)
-    for kill_at in (17, 40):
-        process = subprocess.Popen([sys.executable, "-c", child], cwd=checkout)
-        while len(model.requests) < kill_at and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        time.sleep(0.1)
+    child = _CHILD.format(checkout=str(CHECKOUT), root=str(tmp_path), url=model.url)
+    kill_at(model, child, (17, 40))
     report = every_turn(tmp_path, model.url).go()
     assert (report.rows, report.ok) == (60, 60)
     asked = Counter(request.key for request in model.requests)

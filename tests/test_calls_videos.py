@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +21,7 @@ from foundry_pipeline.quality.audit import audit_answers
 from foundry_pipeline.rows.content import RowReader
 from foundry_pipeline.tables import DATA_ROWS
 from tests.fake_model import FakeModel, Reply, Request
-from tests.media_bench import SLICE, MediaBench, pictures_in, turns_in
+from tests.media_bench import CHECKOUT, SLICE, MediaBench, kill_at, pictures_in, turns_in
 from tests.row_server import Answer, RowServer
 from tests.videos import number_in, turned_video, video
 
@@ -289,15 +285,8 @@ def test_kill_9_in_the_middle_of_a_video_buys_no_frame_twice(model: FakeModel, t
 
     model.answer = slowly
     (tmp_path / "0.mp4").write_bytes(video(120, size=(1024, 48)))
-    checkout = Path(__file__).parent.parent
-    child = _CHILD.format(checkout=str(checkout), root=str(tmp_path), url=model.url)
-    for kill_at in (30, 70):
-        process = subprocess.Popen([sys.executable, "-c", child], cwd=checkout)
-        while len(model.requests) < kill_at and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        time.sleep(0.1)
+    child = _CHILD.format(checkout=str(CHECKOUT), root=str(tmp_path), url=model.url)
+    kill_at(model, child, (30, 70))
     bench = MediaBench(tmp_path, model.url, "video", [{"row_data": "0.mp4"}])
     bench.model(max_concurrency=4, requests_per_second=200.0)
     bench.runs(frames_per_second=4.0)

@@ -464,6 +464,8 @@ def test_the_command_sends_and_says_what_came_of_it(tmp_path, platform):
     dry = command(*words, "--dry-run")
     assert dry.command(dry, {}, out) == 0
     assert (out.getvalue().splitlines()[0], platform.asked) == ("dry run: nothing is sent", [])
+    assert "5 lines would be sent; 0 were there already" in out.getvalue()
+    assert "lines sent" not in out.getvalue()
     arguments = command(*words)
     with pytest.raises(ConfigError, match="the environment variable LABELBOX_API_KEY is not set"):
         arguments.command(arguments, {}, out)
