@@ -11,7 +11,7 @@ from tests.fake_model import FakeModel, Reply, Request
 from tests.invoking import Bench
 from tests.kill_driver import WORKER, Driver, kill_at_random
 
-KILLS = 100
+KILLS = 200
 ROWS = 2000
 IN_FLIGHT = 8
 RATE = 40.0
